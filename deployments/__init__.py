@@ -1,0 +1,1 @@
+"""Where it runs: the commands behind `python -m deployments`."""

@@ -1,0 +1,1 @@
+"""Front doors: one file for each thing seen under Deployments; nobody imports them."""

@@ -1,0 +1,152 @@
+"""The whole framework for writing skills: ONCE_PER_CASE, each() and what a skill may call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+
+from tasks.effects import perform, reply_to
+from tasks.errors import BadInput, Halt, HoldfastError, Parked, StepRefused
+from tasks.lease import Lease, holding
+from tasks.ledger import Ledger, the_ledger
+from tasks.ledger.cases import NotBegun, Work, begin, hand_back, lanes, park, settle
+from tasks.records import Case, CaseId, Outcome
+from tasks.store import ONCE_PER_CASE, skill_in_hand
+from tasks.working import WORKING, Hand, policy
+
+__all__ = [
+    "ONCE_PER_CASE",
+    "Case",
+    "CaseId",
+    "HoldfastError",
+    "Outcome",
+    "Parked",
+    "each",
+    "perform",
+    "policy",
+    "reply_to",
+]
+
+Worker = Callable[[Case], Awaitable[Outcome]]
+
+
+async def each(cases: Sequence[CaseId], work: Worker, *, concurrency: int | None = None) -> None:
+    """Work a batch of cases, each to its own end.
+
+    Cases of one conversation go in order, the others side by side (`concurrency`, or the agent's own).
+    A case is settled as it finishes; one that fails is handed back and the others go on. A lost ledger or
+    fence ends the batch with nobody left acting. Raises StepRefused outside of a flow with a declared version.
+    """
+    skill, version, flow_run = skill_in_hand()
+    ledger = the_ledger()
+    async with holding(ledger, flow_run) as lease:
+        batch = _Batch(ledger, lease, skill, version, flow_run, work)
+        found = await ledger.read("read the batch", lambda c: lanes(c, list(cases)))
+        for missing in sorted(set(cases) - {lane.case for lane in found}):
+            batch.log.warning("Case %s does not exist; take ids from a tick's table.", missing)
+        # A case that was in hand when a process died may be what killed it: it risks nobody but itself.
+        for lane in found:
+            if lane.alone:
+                await batch.one(lane.case, alone=True)
+        conversations: dict[tuple[str, str], list[CaseId]] = defaultdict(list)
+        for lane in found:
+            if not lane.alone:
+                conversations[lane.conversation].append(lane.case)
+        places = asyncio.Semaphore(concurrency or min((lane.concurrency for lane in found), default=1))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for line in conversations.values():
+                    group.create_task(batch.in_order(line, places))
+        except BaseExceptionGroup as many:
+            raise _worst(many) from many
+
+
+def _worst(many: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error that says why a batch ended."""
+    halts = many.subgroup(Halt)
+    one: BaseException = halts if halts is not None else many
+    while isinstance(one, BaseExceptionGroup):
+        one = one.exceptions[0]
+    return one
+
+
+class _Batch:
+    """What all cases of a batch share."""
+
+    def __init__(self, ledger: Ledger, lease: Lease, skill: str, version: str, flow_run: str, work: Worker) -> None:
+        self.ledger, self.lease, self.work = ledger, lease, work
+        self.skill, self.version, self.flow_run = skill, version, flow_run
+        try:
+            self.log: logging.Logger | logging.LoggerAdapter[logging.Logger] = get_run_logger()
+        except MissingContextError:
+            self.log = logging.getLogger("holdfast.skills")
+
+    async def in_order(self, line: list[CaseId], places: asyncio.Semaphore) -> None:
+        for case in line:
+            async with places:
+                await self.one(case)
+
+    async def one(self, case: CaseId, alone: bool = False) -> None:
+        start = partial(
+            begin,
+            case=case,
+            holder=self.lease.holder,
+            skill=self.skill,
+            version=self.version,
+            flow_run=self.flow_run,
+            alone=alone,
+        )
+        begun = await self.ledger.write(f"begin case {case}", start)
+        if isinstance(begun, NotBegun):
+            self.log.info("Case %s is not begun: %s.", case, begun.why)
+            return
+        hand = Hand(begun, self.ledger, self.lease, self.skill, self.version, self.flow_run, begun.steps)
+        token = WORKING.set(hand)
+        try:
+            outcome = await self._worked(begun)
+        except Parked as why:
+            reason = str(why)
+            self.log.warning("Case %s waits: %s.", case, reason)
+            await self.ledger.write(f"park case {case}", lambda c: park(c, begun, reason, hand.replayed))
+        except (StepRefused, Exception) as why:
+            reason = f"{type(why).__name__}: {why}"[:1000]
+            state = await self.ledger.write(
+                f"hand case {case} back", lambda c: hand_back(c, begun, reason, True, hand.replayed)
+            )
+            self.log.error("Case %s failed and is %s: %s", case, state, reason)
+        else:
+            done = partial(
+                settle,
+                work=begun,
+                outcome=outcome,
+                skill=self.skill,
+                version=self.version,
+                flow_run=self.flow_run,
+                replayed=hand.replayed,
+            )
+            await self.ledger.write(f"settle case {case}", done)
+            self.log.info("Case %s: %s %s", case, outcome.kind, outcome.answer)
+        finally:
+            WORKING.reset(token)
+
+    async def _worked(self, begun: Work) -> Outcome:
+        seconds = begun.agent.case_seconds
+        with self.lease.on_time(begun.case.id, seconds):
+            try:
+                async with asyncio.timeout(seconds):
+                    outcome = await self.work(begun.case)
+            except TimeoutError as why:
+                raise BadInput(
+                    f"not finished within {seconds} s (the agent's case_seconds), or a call timed out"
+                ) from why
+        if not isinstance(outcome, Outcome):
+            raise BadInput(
+                f"{self.skill} returned {type(outcome).__name__}; the function given to each() returns an Outcome"
+            )
+        return outcome

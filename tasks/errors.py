@@ -1,0 +1,65 @@
+"""What can go wrong, drawn as a tree.
+
+HoldfastError (Exception)       one case, or one setting: the rest goes on
+├── BadInput                    a setting, a file or a message is wrong; says which and what to do
+├── NotSent                     the channel is certain that nothing left this machine: try again later
+├── Refused                     an effect that this agent may not perform; never sent
+└── Parked                      the case waits for a person or a switch, with the reason
+Halt (BaseException)            Prefect swallows an Exception of a store or a key and pays again, so these are not
+├── StepRefused                 this step can not be finished once (key, result or place): ends its case
+├── FenceLost                   someone else holds the case now: ends the batch
+└── LedgerLost                  the ledger can not be read or written: ends the batch
+"""
+
+
+class HoldfastError(Exception):
+    """An error that says what happened, to which case, and the way out."""
+
+
+class BadInput(HoldfastError):
+    """Raised when a setting, a file or a message can not be used as it is."""
+
+
+class NotSent(HoldfastError):
+    """Raised by a channel that knows that nothing left this machine; sending again is safe."""
+
+
+class Refused(HoldfastError):
+    """Raised when an effect is outside of what the agent is allowed to do."""
+
+
+class Parked(HoldfastError):
+    """Raised when a case must wait for a person or a switch; the text is the reason that people read."""
+
+
+class Halt(BaseException):
+    """Root of what Prefect must not swallow."""
+
+
+class StepRefused(Halt):
+    """Raised when a step can not be finished once: no case in hand, or a key or result unfit."""
+
+    def __init__(self, step: str, case: object, why: str, way_out: str) -> None:
+        super().__init__(f"Step {step!r} of case {case} {why}. {way_out}")
+        self.parts = (step, case, why, way_out)
+
+
+class FenceLost(Halt):
+    """Raised when a case was taken over while this process was frozen or cut off; nothing of it was written."""
+
+    def __init__(self, case: int, mine: int, doing: str) -> None:
+        super().__init__(
+            f"Case {case} was taken over by another process (fence {mine} is old), so this one may not {doing}. "
+            "Nothing was written. The new holder goes on; no action is needed."
+        )
+        self.case = case
+
+
+class LedgerLost(Halt):
+    """Raised when the ledger can not be read or written; the work in hand stops so that nothing is paid for twice."""
+
+    def __init__(self, doing: str, why: BaseException | str) -> None:
+        super().__init__(
+            f"The ledger failed while it should {doing}: {why}. Finished work is safe and nothing was repeated. "
+            "Look at the database (HOLDFAST_LEDGER, disk space, locks), then let the next tick go on."
+        )

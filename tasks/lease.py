@@ -1,0 +1,94 @@
+"""Holding leases: one holder per process, kept alive by a thread and a connection of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from tasks.ledger import Ledger
+from tasks.ledger.holders import BEAT_SECONDS, LEASE_SECONDS, beat, leave, register, take_over_from_the_dead
+from tasks.process import this_process
+
+log = logging.getLogger("holdfast.lease")
+GRACE_SECONDS = 30.0  # past its deadline a case that the event loop could not end is presumed to hang it
+
+
+class Lease:
+    """What a process holds. It is fresh while the others can not have given it up."""
+
+    def __init__(self, ledger: Ledger, flow_run: str) -> None:
+        self.holder = str(uuid.uuid4())
+        self._ledger = ledger
+        self._flow_run = flow_run
+        self._deadlines: dict[int, float] = {}
+        self._heard = time.monotonic()
+        self._lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat_until_stopped, name="lease-beat", daemon=True)
+
+    def fresh(self) -> bool:
+        """False from half the lease without a heard beat: others take over only after the whole of it."""
+        return not self._lost and time.monotonic() - self._heard < LEASE_SECONDS / 2
+
+    @contextlib.contextmanager
+    def on_time(self, case: int, seconds: float) -> Iterator[None]:
+        """Note a case's deadline, so that a hung one is not kept alive."""
+        self._deadlines[case] = time.monotonic() + seconds + GRACE_SECONDS
+        try:
+            yield
+        finally:
+            self._deadlines.pop(case, None)
+
+    def _beat_until_stopped(self) -> None:
+        # A connection of its own: neither a busy writer nor a busy event loop may silence the beat.
+        while not self._stop.wait(BEAT_SECONDS):
+            now = time.monotonic()
+            if late := [case for case, deadline in list(self._deadlines.items()) if deadline < now]:
+                log.error("Cases %s are past their deadline and hang this process; it stops holding its leases.", late)
+                continue
+            try:
+                with self._ledger.engine.connect() as connection, connection.begin():
+                    self._lost = not beat(connection, self.holder)
+            except SQLAlchemyError as why:
+                log.warning("The lease's beat was not heard: %s", getattr(why, "orig", why))
+                continue
+            self._heard = now
+
+    async def __aenter__(self) -> Lease:
+        who = this_process()
+        await self._ledger.write("register", lambda c: register(c, self.holder, who, self._flow_run))
+        self._heard = time.monotonic()
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        # If this fails, the next tick proves that the process is gone and takes over: nothing depends on it.
+        await self._ledger.write("leave", lambda c: leave(c, self.holder))
+
+
+_HOLDING: ContextVar[Lease | None] = ContextVar("HOLDING", default=None)
+
+
+@contextlib.asynccontextmanager
+async def holding(ledger: Ledger, flow_run: str) -> AsyncIterator[Lease]:
+    """The lease of this run; a skill called by a tick shares the tick's. Takes over from the dead on the way in."""
+    if (outer := _HOLDING.get()) is not None:
+        yield outer
+        return
+    async with Lease(ledger, flow_run) as lease:
+        token = _HOLDING.set(lease)
+        try:
+            ended = await ledger.write("look for the dead", lambda c: take_over_from_the_dead(c, lease.holder))
+            if ended:
+                log.warning("Took over from %d dead process(es): their unfinished cases go on here.", len(ended))
+            yield lease
+        finally:
+            _HOLDING.reset(token)

@@ -1,0 +1,70 @@
+"""What the ledger knows of an agent: its settings, its switch, its pause and the tick in hand."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from tasks.ledger.cases import insert_or_nothing
+from tasks.ledger.tables import agents, cases, holders, journal
+from tasks.records import Agent
+
+
+def take_agent(c: Connection, agent: Agent, dry_run: bool, holder: str) -> str:
+    """Take the agent's lease for one tick and enter its settings. Returns '' or why this tick may not run."""
+    values = dict(settings=agent.model_dump_json(), dry_run=dry_run)
+    c.execute(insert_or_nothing(c, agents).values(name=agent.name, **values))
+    row = c.execute(select(agents).where(agents.c.name == agent.name).with_for_update()).one()
+    if row.paused:
+        return f"the agent is paused: {row.paused}"
+    if row.draining:
+        return "the agent is draining: `up` starts it again"
+    if row.holder is not None:
+        other = c.execute(select(holders).where(holders.c.id == row.holder, holders.c.ended == "")).one_or_none()
+        if other is not None and row.holder != holder:
+            return f"another tick is at work (process {other.pid}, flow run {other.flow_run or 'ad hoc'})"
+    c.execute(update(agents).where(agents.c.name == agent.name).values(holder=holder, **values))
+    return ""
+
+
+def release_agent(c: Connection, name: str, holder: str) -> None:
+    """Give the agent's lease back at the end of a tick that was not killed."""
+    c.execute(update(agents).where(agents.c.name == name, agents.c.holder == holder).values(holder=None, fruitless=0))
+
+
+def is_draining(c: Connection, name: str) -> bool:
+    """Whether the agent shall hand its work back between two steps."""
+    return bool(c.execute(select(agents.c.draining).where(agents.c.name == name)).scalar())
+
+
+def switch_effects(c: Connection, name: str, on: bool, who: str) -> bool:
+    """Stop or allow all effects of an agent, at once; what waited for it comes back. False for an unknown agent."""
+    if c.execute(update(agents).where(agents.c.name == name).values(effects_on=on)).rowcount == 0:
+        return False
+    if on:
+        waiting = (cases.c.agent == name, cases.c.state == "parked", cases.c.reason.like("effects are switched off%"))
+        c.execute(update(cases).where(*waiting).values(state="open", reason=""))
+    note(c, who, f"effects switched {'on' if on else 'off'}", agent=name)
+    return True
+
+
+def drain_all(c: Connection, on: bool) -> None:
+    """Ask every agent to hand its work back, or let them start again."""
+    c.execute(update(agents).values(draining=on))
+
+
+def resume(c: Connection, name: str, who: str) -> bool:
+    """Let a paused agent start ticks again; False if there is none of that name."""
+    note(c, who, "resumed", agent=name)
+    return c.execute(update(agents).where(agents.c.name == name).values(paused="", fruitless=0)).rowcount == 1
+
+
+def all_agents(c: Connection) -> list[Row[tuple[object, ...]]]:
+    """Every agent that ever ran a tick."""
+    return list(c.execute(select(agents).order_by(agents.c.name)).all())
+
+
+def note(c: Connection, who: str, what: str, agent: str = "", case: int | None = None) -> None:
+    """Enter in the journal what a person or the recovery did."""
+    c.execute(insert(journal).values(at=time.time(), who=who, what=what, agent=agent, case=case))

@@ -1,0 +1,247 @@
+"""What becomes of a case, each query named as the sentence it answers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.sql.dml import Insert
+
+from tasks.errors import FenceLost
+from tasks.ledger.tables import agents, attempts, cases, markers, outcomes, steps
+from tasks.records import Agent, Arrival, Case, CaseId, Outcome, Policy
+
+ERRORS = 3  # attempts in a row that end in an error, before the case is quarantined
+BACKOFF_SECONDS = (20.0, 120.0)
+UNSETTLED = ("open", "working", "parked")
+
+
+class Work(NamedTuple):
+    """A case in hand, with all that its steps and effects need to know."""
+
+    case: Case
+    fence: int
+    take: int
+    resend: int
+    steps: dict[str, bytes]
+    policy: Policy
+    agent: Agent
+    dry_run: bool
+    suspect: bool
+
+
+class NotBegun(NamedTuple):
+    """Why a case is not worked now."""
+
+    case: CaseId
+    why: str
+
+
+def insert_or_nothing(c: Connection, table: object) -> Insert:
+    """An INSERT that leaves an existing row alone, on both databases."""
+    make = postgres_insert if c.dialect.name == "postgresql" else sqlite_insert
+    return make(table).on_conflict_do_nothing()  # type: ignore[arg-type]
+
+
+def seen(c: Connection, source: str, names: Sequence[str]) -> set[str]:
+    """Those of a source's markers that were recorded before."""
+    found = select(markers.c.marker).where(markers.c.source == source, markers.c.marker.in_(names))
+    return set(c.execute(found).scalars())
+
+
+def record(c: Connection, agent: str, source: str, arrivals: Iterable[Arrival]) -> int:
+    """Enter what a source brought; whatever it brought before stays as it is. Returns how many cases are new."""
+    new = 0
+    for one in arrivals:
+        body = one.model_dump(mode="json", exclude={"marker"})
+        row = dict(
+            agent=agent, source=source, key=one.key, thread=one.thread, body=json.dumps(body), recorded=time.time()
+        )
+        new += c.execute(insert_or_nothing(c, cases).values(row)).rowcount
+        case = c.execute(select(cases.c.id).where(cases.c.source == source, cases.c.key == one.key)).scalar_one()
+        c.execute(insert_or_nothing(c, markers).values(source=source, marker=one.marker, case=case))
+    return new
+
+
+def load(row: Row[tuple[object, ...]]) -> Case:
+    """The Case behind a row of `cases`."""
+    return Case(id=row.id, agent=row.agent, source=row.source, **json.loads(str(row.body)))
+
+
+def undecided(c: Connection, agent: str, limit: int) -> list[Case]:
+    """Cases nobody has chosen a skill for yet, oldest first."""
+    found = select(cases).where(cases.c.agent == agent, cases.c.state == "open", cases.c.skill == "")
+    return [load(row) for row in c.execute(found.order_by(cases.c.id).limit(limit))]
+
+
+def decide(c: Connection, case: CaseId, skill: str) -> None:
+    """Choose the skill for a case that has none."""
+    c.execute(update(cases).where(cases.c.id == case, cases.c.skill == "").values(skill=skill))
+
+
+def ready(c: Connection, agent: str, limit: int) -> list[tuple[CaseId, str]]:
+    """Cases that can be begun now, oldest first, with the skill that was decided; one per thread."""
+    other = cases.alias("other")
+    held_up = and_(
+        other.c.source == cases.c.source,
+        other.c.thread == cases.c.thread,
+        other.c.id != cases.c.id,
+        or_(
+            other.c.state == "working",
+            and_(other.c.id < cases.c.id, other.c.state == "parked"),
+            and_(other.c.id < cases.c.id, other.c.state == "open", other.c.not_before > time.time()),
+        ),
+    )
+    found = (
+        select(cases.c.id, cases.c.skill)
+        .where(cases.c.agent == agent, cases.c.state == "open", cases.c.skill != "", cases.c.not_before <= time.time())
+        .where(~exists().where(held_up))
+        .order_by(cases.c.id)
+        .limit(limit)
+    )
+    return [(row.id, row.skill) for row in c.execute(found)]
+
+
+class Lane(NamedTuple):
+    """Where a case stands in a batch: its conversation, whether it runs alone, how many its agent works at once."""
+
+    case: CaseId
+    conversation: tuple[str, str]
+    alone: bool
+    concurrency: int
+
+
+def lanes(c: Connection, ids: Sequence[CaseId]) -> list[Lane]:
+    """The cases of a batch that exist, oldest first."""
+    columns = (cases.c.id, cases.c.source, cases.c.thread, cases.c.suspect, agents.c.settings)
+    joined = cases.outerjoin(agents, agents.c.name == cases.c.agent)
+    found = select(*columns).select_from(joined).where(cases.c.id.in_(ids)).order_by(cases.c.id)
+    rows = c.execute(found).all()
+    wide = {s: Agent.model_validate_json(s).concurrency if s else 1 for s in {row.settings for row in rows}}
+    return [Lane(row.id, (row.source, row.thread), row.suspect, wide[row.settings]) for row in rows]
+
+
+def begin(
+    c: Connection, case: CaseId, holder: str, skill: str, version: str, flow_run: str, alone: bool = False
+) -> Work | NotBegun:
+    """Take lease and fence and count the attempt, before the work, in one transaction."""
+    row = c.execute(select(cases).where(cases.c.id == case).with_for_update()).one_or_none()
+    if row is None:
+        return NotBegun(case, "no such case; `prefect deployment run` takes ids that a tick recorded")
+    if row.state == "working":
+        return NotBegun(case, "another run works it")
+    if row.state != "open":
+        return NotBegun(case, f"it is {row.state}{': ' + row.reason if row.reason else ''}")
+    if row.suspect and not alone:
+        return NotBegun(case, "it was in hand when a process died, so it runs alone")
+    first = c.execute(
+        select(func.min(cases.c.id)).where(
+            cases.c.source == row.source,
+            cases.c.thread == row.thread,
+            cases.c.state.in_(UNSETTLED),
+            cases.c.id != case,
+            (cases.c.id < case) | (cases.c.state == "working"),
+        )
+    ).scalar()
+    if first is not None:
+        return NotBegun(case, f"case {first} of the same conversation comes first")
+    owner = c.execute(select(agents).where(agents.c.name == row.agent)).one_or_none()
+    if owner is None:
+        return NotBegun(case, f"its agent {row.agent!r} has never run a tick, so its settings are not known")
+    if owner.draining:
+        return NotBegun(case, "its agent is draining: `up` starts it again")
+    agent = Agent.model_validate_json(owner.settings)
+    # Thresholds and versions are pinned, so that a replay after a restart takes the same turns as before it.
+    policy = (
+        Policy.model_validate_json(row.policy)
+        if row.policy
+        else Policy(threshold=agent.threshold, versions={skill: version})
+    )
+    fence = row.fence + 1
+    values = dict(state="working", holder=holder, fence=fence, policy=policy.model_dump_json(), reason="", skill=skill)
+    c.execute(update(cases).where(cases.c.id == case).values(values))
+    kept = {s.key: s.value for s in c.execute(select(steps.c.key, steps.c.value).where(steps.c.case == case))}
+    c.execute(
+        insert(attempts).values(
+            case=case, fence=fence, holder=holder, skill=skill, version=version, flow_run=flow_run, begun=time.time()
+        )
+    )
+    return Work(load(row), fence, row.take, row.resend, kept, policy, agent, owner.dry_run, row.suspect)
+
+
+def guard(c: Connection, case: CaseId, fence: int, doing: str) -> None:
+    """Refuse a writer that no longer holds the case; the row stays locked until the end of the transaction."""
+    row = c.execute(select(cases.c.fence, cases.c.state).where(cases.c.id == case).with_for_update()).one_or_none()
+    if row is None or row.fence != fence or row.state != "working":
+        raise FenceLost(case, fence, doing)
+
+
+def _end_attempt(c: Connection, case: CaseId, fence: int, how: str, why: str, replayed: int) -> None:
+    mine = (attempts.c.case == case, attempts.c.fence == fence)
+    c.execute(update(attempts).where(*mine).values(ended=time.time(), how=how, why=why, replayed=replayed))
+
+
+def settle(
+    c: Connection, work: Work, outcome: Outcome, skill: str, version: str, flow_run: str, replayed: int = 0
+) -> None:
+    """Conclude a case: its outcome, the end of the attempt and of the lease, in one transaction."""
+    case = work.case.id
+    guard(c, case, work.fence, "settle it")
+    c.execute(
+        insert(outcomes).values(
+            case=case,
+            fence=work.fence,
+            agent=work.case.agent,
+            skill=skill,
+            version=version,
+            kind=outcome.kind,
+            answer=outcome.answer,
+            confidence=outcome.confidence,
+            rehearsed=work.dry_run,
+            body=outcome.model_dump_json(),
+            flow_run=flow_run,
+            at=time.time(),
+        )
+    )
+    clear = dict(state="settled", holder=None, reason="", errors=0, deaths=0, suspect=False, not_before=0.0)
+    c.execute(update(cases).where(cases.c.id == case).values(clear))
+    c.execute(update(agents).where(agents.c.name == work.case.agent, agents.c.fruitless > 0).values(fruitless=0))
+    _end_attempt(c, case, work.fence, "settled", outcome.note, replayed)
+
+
+def park(c: Connection, work: Work, why: str, replayed: int = 0) -> None:
+    """Put a case aside until a person or a switch brings it back."""
+    guard(c, work.case.id, work.fence, "park it")
+    c.execute(update(cases).where(cases.c.id == work.case.id).values(state="parked", holder=None, reason=why))
+    _end_attempt(c, work.case.id, work.fence, "parked", why, replayed)
+
+
+def hand_back(c: Connection, work: Work, why: str, error: bool, replayed: int = 0) -> str:
+    """Give a case back unsettled; an error is tried again later and quarantined at the third. Returns its state."""
+    case = work.case.id
+    guard(c, case, work.fence, "hand it back")
+    errors = c.execute(select(cases.c.errors).where(cases.c.id == case)).scalar_one() + (1 if error else 0)
+    state = "quarantined" if errors >= ERRORS else "open"
+    wait = BACKOFF_SECONDS[min(errors, len(BACKOFF_SECONDS)) - 1] if error else 0.0
+    c.execute(
+        update(cases)
+        .where(cases.c.id == case)
+        .values(state=state, holder=None, reason=why, errors=errors, not_before=time.time() + wait if wait else 0.0)
+    )
+    _end_attempt(c, case, work.fence, "error" if error else "returned", why, replayed)
+    return state
+
+
+def counts(c: Connection, agent: str) -> dict[str, int]:
+    """Unsettled cases of an agent by state."""
+    found = (
+        select(cases.c.state, func.count())
+        .where(cases.c.agent == agent, cases.c.state.in_(UNSETTLED))
+        .group_by(cases.c.state)
+    )
+    return {row[0]: row[1] for row in c.execute(found)}

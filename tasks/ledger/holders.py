@@ -1,0 +1,144 @@
+"""Who works, whether they still live, and what becomes of their cases when they do not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+
+from tasks.ledger.tables import agents, attempts, cases, effects, holders, journal, sightings, steps
+from tasks.process import Process, is_gone, make_gone, this_boot
+
+BEAT_SECONDS = 2.0
+LEASE_SECONDS = 20.0  # without a new beat for so long, by the observer's own clock, a holder has lapsed
+DEATHS = 3  # at the same point of the same case, before it is quarantined
+
+
+def register(c: Connection, holder: str, who: Process, flow_run: str) -> None:
+    """Enter a process that is about to hold leases."""
+    c.execute(insert(holders).values(id=holder, flow_run=flow_run, since=time.time(), **who._asdict()))
+
+
+def beat(c: Connection, holder: str) -> bool:
+    """Say «I live»; False when the others have given this holder up."""
+    found = c.execute(
+        update(holders).where(holders.c.id == holder, holders.c.ended == "").values(beat=holders.c.beat + 1)
+    )
+    return found.rowcount == 1
+
+
+def leave(c: Connection, holder: str) -> None:
+    """End a holder that finished by itself; whatever it still holds goes back without blame."""
+    _end(c, holder, "left")
+
+
+def process_of(row: Row[tuple[object, ...]]) -> Process:
+    """The process behind a row of `holders`."""
+    return Process(row.machine, row.boot, row.space, row.pid, row.started)
+
+
+def proved_dead(c: Connection, holder: str | None, gone: Callable[[Process], bool] = make_gone) -> bool:
+    """Whether nothing more can come from this holder; a frozen one on this machine is killed to make sure."""
+    row = c.execute(select(holders).where(holders.c.id == holder)).one_or_none()
+    if row is None:
+        return False
+    return row.ended in ("dead", "left") or gone(process_of(row))
+
+
+def take_over_from_the_dead(c: Connection, me: str = "", clock: float | None = None) -> list[str]:
+    """End every holder that is gone or has lapsed and hand its cases back.
+
+    A process of this machine is judged by the kernel, at once. Any other by its beats, watched over this
+    machine's own monotonic clock across calls. Returns the ids of the holders that were ended.
+    """
+    now = time.monotonic() if clock is None else clock
+    ended = []
+    for row in c.execute(select(holders).where(holders.c.ended == "", holders.c.id != me)).all():
+        if is_gone(process_of(row)):
+            verdict = "dead"
+        elif _lapsed(c, row.id, row.beat, now):
+            verdict = "dead" if make_gone(process_of(row)) else "lapsed"
+        else:
+            continue
+        _end(c, row.id, verdict)
+        ended.append(row.id)
+    return ended
+
+
+def _lapsed(c: Connection, holder: str, counter: int, now: float) -> bool:
+    mine = (sightings.c.holder == holder, sightings.c.observer == this_boot())
+    seen = c.execute(select(sightings.c.beat, sightings.c.clock).where(*mine)).one_or_none()
+    if seen is not None and seen.beat == counter:
+        return bool(now - seen.clock >= LEASE_SECONDS)
+    c.execute(delete(sightings).where(*mine))
+    c.execute(insert(sightings).values(holder=holder, observer=this_boot(), beat=counter, clock=now))
+    return False
+
+
+def _end(c: Connection, holder: str, how: str) -> None:
+    ended = c.execute(update(holders).where(holders.c.id == holder, holders.c.ended == "").values(ended=how))
+    c.execute(delete(sightings).where(sightings.c.holder == holder))
+    if ended.rowcount == 0:  # another process was first
+        return
+    held = c.execute(select(cases).where(cases.c.holder == holder).with_for_update()).all()
+    for case in held:
+        died = how != "left"
+        deaths = _deaths(c, case) if died else case.deaths
+        poison = deaths >= DEATHS
+        why = f"{deaths} attempts died at the same point of this case; see `why {case.id}`, then `release {case.id}`"
+        c.execute(
+            update(cases)
+            .where(cases.c.id == case.id)
+            .values(
+                state="quarantined" if poison else "open",
+                reason=why if poison else "",
+                holder=None,
+                fence=case.fence + 1,  # from here on a late writer loses
+                deaths=deaths,
+                suspect=died,
+            )
+        )
+        c.execute(
+            update(attempts)
+            .where(attempts.c.case == case.id, attempts.c.fence == case.fence)
+            .values(ended=time.time(), how="died" if died else "returned", why=f"its process {how}")
+        )
+    _end_ticks(c, holder, how)
+
+
+def _deaths(c: Connection, case: Row[tuple[object, ...]]) -> int:
+    """Deaths in a row without progress: whoever stored a step or got an effect out is not stuck."""
+    stored = select(func.count()).where(steps.c.case == case.id, steps.c.fence == case.fence)
+    sent = select(func.count()).where(
+        effects.c.case == case.id, effects.c.fence == case.fence, effects.c.state == "confirmed"
+    )
+    progress = c.execute(stored).scalar_one() + c.execute(sent).scalar_one()
+    return 1 if progress else int(case.deaths) + 1
+
+
+def _end_ticks(c: Connection, holder: str, how: str) -> None:
+    for agent in c.execute(select(agents).where(agents.c.holder == holder)).all():
+        fruitless = agent.fruitless + 1 if how != "left" else 0
+        paused = agent.paused
+        if fruitless >= DEATHS and not paused:
+            paused = (
+                f"{fruitless} ticks in a row died without settling a case; see their runs, then `resume {agent.name}`"
+            )
+            note = {"at": time.time(), "agent": agent.name, "who": "recovery", "what": f"paused: {paused}"}
+            c.execute(insert(journal).values(note))
+        c.execute(
+            update(agents).where(agents.c.name == agent.name).values(holder=None, fruitless=fruitless, paused=paused)
+        )
+
+
+def alive(c: Connection) -> list[Row[tuple[object, ...]]]:
+    """Holders nobody has ended, oldest first."""
+    return list(c.execute(select(holders).where(holders.c.ended == "").order_by(holders.c.since)).all())
+
+
+def forget_old(c: Connection, days: float) -> int:
+    """Retention: drop ended holders that no effect in doubt still names."""
+    in_doubt = select(effects.c.dispatcher).where(effects.c.state.in_(("dispatching", "unknown")))
+    old = (holders.c.since < time.time() - days * 86400, holders.c.ended != "", or_(holders.c.id.not_in(in_doubt)))
+    return c.execute(delete(holders).where(*old)).rowcount

@@ -1,0 +1,227 @@
+"""The tables of the ledger; times are seconds since 1970 in UTC, for people and never for deciding who is alive."""
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData()
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("settings", Text, nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column(
+        "effects_on", Boolean, nullable=False, server_default=text("true"), doc="The switch that stops all effects."
+    ),
+    Column("draining", Boolean, nullable=False, server_default=text("false")),
+    Column("paused", Text, nullable=False, server_default="", doc="Why no tick starts; empty while they do."),
+    Column("holder", String(36), doc="The tick in hand: the agent's lease."),
+    Column(
+        "fruitless", Integer, nullable=False, server_default="0", doc="Ticks in a row that died and settled nothing."
+    ),
+)
+
+holders = Table(
+    "holders",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("machine", String(20), nullable=False),
+    Column("boot", String(40), nullable=False),
+    Column("space", String(20), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", String(20), nullable=False),
+    Column("beat", Integer, nullable=False, server_default="0"),
+    Column("flow_run", String(36), nullable=False, server_default=""),
+    Column("since", Float, nullable=False),
+    Column(
+        "ended",
+        String(10),
+        nullable=False,
+        server_default="",
+        doc="'' alive, 'left', 'dead' proved, 'lapsed' unproved.",
+    ),
+    Index("holders_not_ended", "id", sqlite_where=text("ended = ''"), postgresql_where=text("ended = ''")),
+)
+
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("holder", String(36), primary_key=True),
+    Column("observer", String(64), primary_key=True, doc="Whose monotonic clock: machine and boot."),
+    Column("beat", Integer, nullable=False),
+    Column("clock", Float, nullable=False, doc="Monotonic seconds of the observer when this beat was first seen."),
+)
+
+cases = Table(
+    "cases",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("agent", String(40), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("thread", Text, nullable=False),
+    Column("body", Text, nullable=False, doc="The Case as JSON, without id."),
+    Column("recorded", Float, nullable=False),
+    Column("skill", String(80), nullable=False, server_default=""),
+    Column("state", String(12), nullable=False, server_default="open", doc="open working parked settled quarantined"),
+    Column("reason", Text, nullable=False, server_default="", doc="Why it is parked, quarantined or was handed back."),
+    Column("not_before", Float, nullable=False, server_default="0"),
+    Column("holder", String(36)),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column(
+        "take", Integer, nullable=False, server_default="0", doc="How often a person asked for it to be worked again."
+    ),
+    Column(
+        "resend", Integer, nullable=False, server_default="0", doc="How often a person asked for effects to repeat."
+    ),
+    Column("errors", Integer, nullable=False, server_default="0", doc="Attempts in a row that ended in an error."),
+    Column("deaths", Integer, nullable=False, server_default="0", doc="Attempts in a row that died at the same point."),
+    Column("suspect", Boolean, nullable=False, server_default=text("false"), doc="In hand at a crash: runs alone."),
+    Column("policy", Text, nullable=False, server_default=""),
+    UniqueConstraint("source", "key"),
+    # Settled cases are in neither index, so a claim among a million of them costs what it costs among none.
+    Index(
+        "cases_unsettled",
+        "agent",
+        "state",
+        "id",
+        sqlite_where=text("state IN ('open', 'working', 'parked')"),
+        postgresql_where=text("state IN ('open', 'working', 'parked')"),
+    ),
+    Index(
+        "cases_threads",
+        "source",
+        "thread",
+        "id",
+        sqlite_where=text("state IN ('open', 'working', 'parked')"),
+        postgresql_where=text("state IN ('open', 'working', 'parked')"),
+    ),
+    Index("cases_held", "holder", sqlite_where=text("holder IS NOT NULL"), postgresql_where=text("holder IS NOT NULL")),
+)
+
+markers = Table(
+    "markers",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("marker", Text, primary_key=True),
+    Column("case", Integer, ForeignKey("cases.id")),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("case", Integer, ForeignKey("cases.id"), primary_key=True),
+    Column("fence", Integer, primary_key=True),
+    Column("holder", String(36), nullable=False),
+    Column("skill", String(80), nullable=False),
+    Column("version", String(40), nullable=False),
+    Column("flow_run", String(36), nullable=False),
+    Column("begun", Float, nullable=False),
+    Column("replayed", Integer, nullable=False, server_default="0", doc="Steps served from the ledger."),
+    Column("ended", Float),
+    Column("how", String(12), nullable=False, server_default="", doc="settled parked error died returned"),
+    Column("why", Text, nullable=False, server_default=""),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("case", Integer, ForeignKey("cases.id"), primary_key=True),
+    Column("key", String(300), primary_key=True, doc="skill/version/case[.take]/step/digest of the inputs"),
+    Column("step", String(120), nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+effects = Table(
+    "effects",
+    metadata,
+    Column("key", String(400), primary_key=True, doc="Business intent: kind, source, case key, recipient."),
+    Column("case", Integer, ForeignKey("cases.id"), nullable=False, index=True),
+    Column("kind", String(40), nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("body", Text, nullable=False, doc="The Effect as JSON."),
+    Column("state", String(12), nullable=False, doc="intended dispatching confirmed unknown rehearsed"),
+    Column("fence", Integer, nullable=False),
+    Column("dispatcher", String(36)),
+    Column("receipt", Text, nullable=False, server_default=""),
+    Column("why", Text, nullable=False, server_default=""),
+    Column("at", Float, nullable=False),
+    Index(
+        "effects_in_doubt",
+        "state",
+        sqlite_where=text("state IN ('dispatching', 'unknown')"),
+        postgresql_where=text("state IN ('dispatching', 'unknown')"),
+    ),
+)
+
+model_calls = Table(
+    "model_calls",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("case", Integer, ForeignKey("cases.id"), index=True),
+    Column("step", String(120), nullable=False),
+    Column("model", String(80), nullable=False),
+    Column("response", String(120), unique=True, doc="The provider's id: a response is booked once."),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("case", Integer, ForeignKey("cases.id"), nullable=False, index=True),
+    Column("fence", Integer, nullable=False),
+    Column("agent", String(40), nullable=False),
+    Column("skill", String(80), nullable=False),
+    Column("version", String(40), nullable=False),
+    Column("kind", String(12), nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("confidence", Float),
+    Column("rehearsed", Boolean, nullable=False),
+    Column("body", Text, nullable=False, doc="The Outcome as JSON."),
+    Column("flow_run", String(36), nullable=False),
+    Column("at", Float, nullable=False, index=True),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("outcome", Integer, ForeignKey("outcomes.id"), nullable=False, index=True),
+    Column("auditor", String(80), nullable=False),
+    Column("right", Boolean, nullable=False),
+    Column("label", Text, nullable=False, server_default=""),
+    Column("why", Text, nullable=False, server_default=""),
+    Column("at", Float, nullable=False),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("agent", String(40), nullable=False, server_default=""),
+    Column("case", Integer, index=True),
+    Column("who", String(80), nullable=False),
+    Column("what", Text, nullable=False),
+)

@@ -1,0 +1,186 @@
+"""The frozen shapes that travel between rooms; imports nothing of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+CaseId = int
+
+EffectKind = str
+"""What is done to the world, in one word: `reply`, `hand_over`, `page` ..."""
+
+
+class Record(BaseModel):
+    """A shape that is persisted: frozen, and strict about names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Arrival(Record):
+    """One piece of work as a source saw it, before the ledger knows it."""
+
+    marker: str = Field(description="What the source itself calls it (a file name, a UID): spares reading it twice.")
+    key: str = Field(description="Stable identity in the source, the same however often it is polled.")
+    thread: str = Field(description="Conversation; cases of one thread are worked in order, never side by side.")
+    sender: str = Field(description="The one address an answer may go to; empty if there is none that can be trusted.")
+    subject: str
+    text: str
+    arrived: datetime = Field(description="Aware; when the outside says it arrived.")
+    attributes: Mapping[str, JsonValue] = Field(default_factory=dict, description="What only this source knows.")
+
+
+class Unreadable(Record):
+    """Something in a source that can not become a case; reported, left where it is, tried again."""
+
+    marker: str
+    why: str
+
+
+class Case(Record):
+    """One piece of work; carries no threshold, attempt or fence, so that step keys stay stable."""
+
+    id: CaseId
+    agent: str
+    source: str
+    key: str
+    thread: str
+    sender: str
+    subject: str
+    text: str
+    arrived: datetime
+    attributes: Mapping[str, JsonValue] = Field(default_factory=dict)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of what a step may depend on: a large body is hashed once, not for every step."""
+        kept = self.model_dump(mode="json", include=set(FINGERPRINTED))
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:32]
+
+
+FINGERPRINTED = ("source", "key", "thread", "sender", "subject", "text", "arrived", "attributes")
+NOT_FINGERPRINTED = {
+    "id": "stands in the step key by itself",
+    "agent": "the same mail answered under a renamed agent is the same work",
+}
+
+
+class Effect(Record):
+    """A change to the outside world that a skill wants; `perform()` decides whether and how often it happens."""
+
+    kind: EffectKind
+    to: str = Field(default="", description="One address for kinds that go to a customer; empty otherwise.")
+    subject: str = ""
+    body: str
+    in_reply_to: str = Field(default="", description="Message-ID of the mail that this answers.")
+    references: tuple[str, ...] = Field(default=(), description="Message-IDs of the thread so far, oldest first.")
+
+
+class Receipt(Record):
+    """What a channel says about an effect that reached the outside."""
+
+    channel: str = Field(description="URL of the channel, without secrets.")
+    reference: str = Field(description="What the outside calls it, such as a Message-ID.")
+    at: datetime
+    found: bool = Field(default=False, description="Found outside after a crash rather than confirmed by the sender.")
+    rehearsed: bool = Field(default=False, description="Nothing left: the agent is in dry run.")
+
+
+class Evidence(Record):
+    """One piece a conclusion leans on: a known example, a verified past case, a line of the ticket."""
+
+    source: str = Field(description="Where it stands, such as `knowledge/refunds#2` or `case/17`.")
+    text: str
+    weight: float = Field(ge=0, le=1)
+
+
+class Reading(Record):
+    """What a ticket is about, how sure that is, and why."""
+
+    intent: str = Field(description="One of the intents offered, or `unknown`.")
+    confidence: float = Field(ge=0, le=1, description="Calibrated probability that the intent is right.")
+    evidence: tuple[Evidence, ...] = ()
+
+
+class Draft(Record):
+    """A text for the customer, not yet checked."""
+
+    text: str
+    sources: tuple[str, ...] = Field(default=(), description="Knowledge entries it was drawn from.")
+
+
+class Usage(Record):
+    """What one model response cost; zero for the embedded model."""
+
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+
+
+class Outcome(Record):
+    """What a skill concluded about a case."""
+
+    kind: Literal["acted", "handed_over", "abstained"]
+    answer: str = Field(default="", description="The intent or conclusion, one short line.")
+    confidence: float | None = Field(default=None, ge=0, le=1)
+    evidence: tuple[Evidence, ...] = ()
+    note: str = Field(default="", description="One sentence for people.")
+
+
+class Policy(Record):
+    """What a case works under, pinned when it is first begun."""
+
+    threshold: float = Field(default=0.6, ge=0, le=1)
+    versions: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Agent(BaseModel):
+    """An agent: where its work comes from, what it can do, what it may do. Shown as a form in Prefect's UI."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        default="",
+        pattern=r"^[a-z0-9-]{0,40}$",
+        description="Lower-case letters, digits and dashes. Empty: the deployment's name.",
+        json_schema_extra={"position": 0},
+    )
+    source: str = Field(
+        description="Where cases come from, such as `maildir:///srv/support/inbox`.",
+        json_schema_extra={"position": 1},
+    )
+    skills: list[str] = Field(
+        min_length=1, description="Modules in `skills/` this agent may use.", json_schema_extra={"position": 2}
+    )
+    effects: dict[EffectKind, str] = Field(
+        default_factory=dict,
+        description="Allow-list: each kind of effect with the channel URL it goes out through.",
+        json_schema_extra={"position": 3},
+    )
+    address: str = Field(
+        default="support@localhost",
+        description="The address this agent writes from.",
+        json_schema_extra={"position": 4},
+    )
+    threshold: float = Field(
+        default=0.6, ge=0, le=1, description="Act at or above this confidence.", json_schema_extra={"position": 5}
+    )
+    concurrency: int = Field(
+        default=8, ge=1, le=64, description="Cases worked at once.", json_schema_extra={"position": 6}
+    )
+    batch: int = Field(
+        default=200, ge=1, le=2000, description="Cases handed to a skill in one run.", json_schema_extra={"position": 7}
+    )
+    case_seconds: int = Field(
+        default=900,
+        ge=1,
+        description="A case that takes longer is ended and tried again, so that a hung one is not kept alive.",
+        json_schema_extra={"position": 8},
+    )
