@@ -1,0 +1,133 @@
+"""A mail, however broken, becomes one case with one stable key, and nothing in the inbox is touched."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.errors import BadInput
+from tasks.records import Arrival, Unreadable
+from tasks.sources import canonical, poll
+from tasks.sources.mail import parse
+
+
+def nothing(_: object) -> set[str]:
+    return set()
+
+
+def box(folder: Path, **mails: bytes) -> str:
+    for part in ("new", "cur", "tmp"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for name, raw in mails.items():
+        (folder / "new" / name).write_bytes(raw)
+    return f"maildir:{folder}"
+
+
+def read(raw: bytes) -> Arrival:
+    return parse(raw, "marker", time.time())
+
+
+@given(st.binary(max_size=2000))
+def test_no_bytes_whatever_stop_the_inbox(raw: bytes) -> None:
+    one = read(raw)
+    one.model_dump_json().encode()
+    assert "\x00" not in one.text
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_no_header_whatever_stops_the_inbox_or_breaks_a_line(subject: str, sender: str) -> None:
+    one = read(f"Subject: {subject}\nFrom: {sender}\n\nhello".encode("utf-8", "replace"))
+    assert "\n" not in one.subject and "\n" not in one.sender and " " not in one.sender
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Content-Type: text/plain; charset=no-such-charset\n\nh\xe9llo",
+        b"Subject: =?no-such?q?=E9?=\n\nhello",
+        b"Content-Type: multipart/mixed; boundary=x\n\n--x\nContent-Transfer-Encoding: base64\n\n!!!notbase64",
+        b"Content-Type: text/html\n\n<![bad<p>hello</p>",
+        b"From: a@b.example, c@d.example\n\nhello",
+    ],
+)
+def test_a_malformed_mail_still_becomes_a_case(raw: bytes) -> None:
+    assert read(raw).key.startswith("sha256:")
+
+
+def test_a_mail_moved_by_a_mail_program_keeps_its_key_and_marker(tmp_path: Path) -> None:
+    url = box(tmp_path, one=b"From: a@example.com\n\nhello")
+    first = next(iter(poll(url, nothing)))
+    (tmp_path / "new" / "one").rename(tmp_path / "cur" / "one:2,S")
+    second = next(iter(poll(url, nothing)))
+    assert isinstance(first, Arrival) and isinstance(second, Arrival)
+    assert (first.key, first.marker) == (second.key, second.marker)
+
+
+def test_a_recorded_mail_is_not_read_again_and_the_inbox_stays_as_it_was(tmp_path: Path) -> None:
+    url = box(tmp_path, one=b"\n\nhello", two=b"\n\nworld")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert [one.marker for one in poll(url, lambda names: set(names) & {"one"})] == ["two"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_second_mail_of_a_conversation_is_a_new_case_in_the_same_thread() -> None:
+    first = read(b"Message-ID: <1@x.example>\nFrom: a@example.com\n\nhello")
+    second = read(b"Message-ID: <2@x.example>\nReferences: <1@x.example>\nFrom: a@example.com\n\nagain")
+    assert first.key != second.key and first.thread == second.thread
+
+
+def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="mkdir -p"):
+        list(poll(f"maildir:{tmp_path}/none", nothing))
+    with pytest.raises(BadInput, match="Use one of: maildir"):
+        list(poll("pigeon:///loft", nothing))
+
+
+def test_one_inbox_has_one_name(tmp_path: Path) -> None:
+    assert (
+        len(
+            {
+                canonical(f"maildir://{tmp_path}/"),
+                canonical(f"maildir:{tmp_path}"),
+                canonical(f"maildir:{tmp_path}/x/.."),
+            }
+        )
+        == 1
+    )
+
+
+def test_an_unreadable_file_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    url = box(tmp_path, good=b"\n\nhello")
+    (tmp_path / "new" / "folder").mkdir()
+    kinds = {type(one) for one in poll(url, nothing)}
+    assert kinds == {Arrival, Unreadable}
+
+
+def test_attachments_are_named_and_never_opened() -> None:
+    raw = (
+        b"Content-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: text/plain\n\nsee attached\n"
+        b"--x\nContent-Type: text/plain\n"
+        b'Content-Disposition: attachment; filename="../../etc/passwd"\n\nsecret\n--x--\n'
+    )
+    one = read(raw)
+    assert one.text == "see attached" and one.attributes["attachments"] == ["../../etc/passwd"]
+
+
+def test_a_megabyte_mail_and_a_thousand_mails_are_fine(tmp_path: Path) -> None:
+    mails = {f"m{number:04}": f"Message-ID: <{number}@x.example>\n\nhello".encode() for number in range(1000)}
+    url = box(tmp_path, big=b"From: a@example.com\n\n" + b"log line\n" * 120_000, **mails)
+    found = list(poll(url, nothing))
+    assert len(found) == 1001
+    assert [one.attributes["truncated"] for one in found if isinstance(one, Arrival) and one.marker == "big"] == [True]
+
+
+@pytest.mark.parametrize(
+    "header", ["Auto-Submitted: auto-replied", "List-Id: <x>", "From: MAILER-DAEMON@x.example", "Precedence: bulk"]
+)
+def test_mail_from_programs_is_known_as_such(header: str) -> None:
+    assert read(f"{header}\n\nhello".encode()).attributes["automatic"] is True
+    assert read(b"From: a@example.com\n\nhello").attributes["automatic"] is False
