@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+from prefect import Flow
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
@@ -33,7 +37,24 @@ __all__ = [
     "reply_to",
 ]
 
+SKILLS = Path(__file__).parent
 Worker = Callable[[Case], Awaitable[Outcome]]
+
+
+def catalogue() -> dict[str, Path]:
+    """Every skill there is: a module, or a package, in this room."""
+    found = [one for one in SKILLS.iterdir() if not one.name.startswith(("_", "."))]
+    return {one.stem: one for one in found if one.suffix == ".py" or (one / "__init__.py").is_file()}
+
+
+def skill_flow(name: str) -> Callable[..., Coroutine[Any, Any, None]]:
+    """The flow of a skill: the one in its module that has its name. BadInput if there is none."""
+    if name not in catalogue():
+        raise BadInput(f"No skill is called {name!r}. Skills here: {', '.join(sorted(catalogue()))}.")
+    found = getattr(importlib.import_module(f"skills.{name}"), name, None)
+    if not isinstance(found, Flow):
+        raise BadInput(f"skills/{name} has no flow called {name}. Name the function under @flow like its module.")
+    return found
 
 
 async def each(cases: Sequence[CaseId], work: Worker, *, concurrency: int | None = None) -> None:

@@ -162,8 +162,7 @@ def fill(ledger: Ledger, box: Path, arrivals: list[Arrival], *, dry_run: bool = 
         register(c, holder, this_process(), "")
         assert take_agent(c, agent, dry_run, holder) == ""
         record(c, "desk", agent.source, arrivals)
-        for number in range(1, len(arrivals) + 1):
-            decide(c, number, "practice")
+        decide(c, range(1, len(arrivals) + 1), "practice")
         release_agent(c, "desk", holder)
         from tasks.ledger.holders import leave
 

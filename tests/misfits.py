@@ -60,7 +60,7 @@ async def outer(case: Case) -> int:
 @task(cache_policy=ONCE_PER_CASE, retries=2)
 async def flaky(case: Case) -> str:
     say(f"flaky {case.key}")
-    if Path(os.environ["PRACTICE_LOG"]).read_text().count(f"flaky {case.key}") < 3:  # noqa: ASYNC240
+    if Path(os.environ["PRACTICE_LOG"]).read_text().count(f"flaky {case.key}") < 3:
         raise ConnectionError("not yet")
     return "done"
 

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import uuid
 from datetime import UTC, datetime
 from email.parser import BytesHeaderParser
 from pathlib import Path
 
-from tasks.channels.message import compose, message_id
+from tasks.channels.message import compose, digest, message_id
 from tasks.errors import BadInput, NotSent
+from tasks.home import folder_of
 from tasks.records import Effect, Receipt
 
 CAN_FIND = True
 
 
-def _folder(url: str) -> Path:
-    path = url.partition(":")[2]
-    if not path.strip("/"):
-        raise BadInput(f"{url!r} names no folder. Write maildir:///absolute/path.")
-    return Path("/" + path.lstrip("/")) if path.startswith("//") else Path(path)
-
-
 def check(url: str) -> None:
     """BadInput if the folder can not be made or written."""
-    folder = _folder(url)
+    folder = folder_of(url)
     try:
         for part in ("tmp", "new", "cur"):
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -34,33 +28,35 @@ def check(url: str) -> None:
 
 
 def _name(key: str) -> str:
-    return f"holdfast.{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    return f"holdfast.{digest(key)[:32]}"
 
 
 def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
     """Write the mail durably; a second delivery under the same key makes no second file."""
-    folder, name = _folder(url), _name(key)
+    folder, name = folder_of(url), _name(key)
     receipt = Receipt(channel=url, reference=message_id(key), at=datetime.now(UTC))
-    if any((folder / "cur").glob(f"{name}*")):
-        return receipt
+    mail = compose(key, effect, sender)
+    raw = mail.as_bytes(policy=mail.policy.clone(linesep="\n"))  # what files in a Maildir end their lines with
     draft = folder / "tmp" / f"{name}.{uuid.uuid4().hex}"
     try:
         check(url)
+        if any(path.name.startswith(name) for path in _files(folder / "cur")):
+            return receipt
         with draft.open("xb") as handle:
-            handle.write(compose(key, effect, sender).as_bytes())
+            handle.write(raw)
             handle.flush()
             os.fsync(handle.fileno())
     except (OSError, BadInput) as why:
-        draft.unlink(missing_ok=True)
+        _remove(draft)
         raise NotSent(f"The mail could not be written to {folder}: {why}. Free space or mend its permissions.") from why
     try:
         os.link(draft, folder / "new" / name)
     except FileExistsError:
         pass  # it is there already, which is what was asked for
     except OSError as why:
-        draft.unlink(missing_ok=True)
+        _remove(draft)
         raise NotSent(f"The mail could not be delivered to {folder}: {why}.") from why
-    draft.unlink(missing_ok=True)
+    _remove(draft)
     directory = os.open(folder / "new", os.O_RDONLY)
     try:
         os.fsync(directory)  # or a power cut could take back what the ledger calls confirmed
@@ -69,19 +65,35 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
     return receipt
 
 
+def _remove(draft: Path) -> None:
+    with contextlib.suppress(OSError):  # a draft that stays is harmless, an error here would hide the one that counts
+        draft.unlink()
+
+
 def find(url: str, key: str) -> Receipt | None:
-    """Look by name, then by Message-ID, because a mail program may have moved or renamed it."""
-    folder, name, wanted = _folder(url), _name(key), message_id(key)
-    for part in ("new", "cur"):
-        for path in (folder / part).glob("*"):
-            if path.name.startswith(name) or _id_of(path) == wanted:
-                return Receipt(channel=url, reference=wanted, at=datetime.now(UTC), found=True)
+    """Look by name, then by Message-ID, because a mail program may have moved or renamed it.
+
+    Raises OSError where it can not look: None must mean that the mail is certainly not there.
+    """
+    folder, name, wanted = folder_of(url), _name(key), message_id(key)
+    files = [path for part in ("new", "cur") for path in _files(folder / part)]
+    if any(path.name.startswith(name) for path in files) or any(_id_of(path) == wanted for path in files):
+        return Receipt(channel=url, reference=wanted, at=datetime.now(UTC), found=True)
     return None
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_file()]
+    except FileNotFoundError:
+        return []  # nothing was ever delivered here
 
 
 def _id_of(path: Path) -> str:
     try:
         with path.open("rb") as handle:
-            return str(BytesHeaderParser().parse(handle).get("Message-ID", "")).strip()
-    except OSError:
+            head = b"".join(iter(lambda: handle.readline().lstrip(b"\r\n"), b""))
+    except FileNotFoundError:
         return ""
+    return str(BytesHeaderParser().parsebytes(head).get("Message-ID", "")).strip()

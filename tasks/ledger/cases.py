@@ -79,9 +79,9 @@ def undecided(c: Connection, agent: str, limit: int) -> list[Case]:
     return [load(row) for row in c.execute(found.order_by(cases.c.id).limit(limit))]
 
 
-def decide(c: Connection, case: CaseId, skill: str) -> None:
-    """Choose the skill for a case that has none."""
-    c.execute(update(cases).where(cases.c.id == case, cases.c.skill == "").values(skill=skill))
+def decide(c: Connection, ids: Sequence[CaseId], skill: str) -> None:
+    """Choose the skill for cases that have none."""
+    c.execute(update(cases).where(cases.c.id.in_(ids), cases.c.skill == "").values(skill=skill))
 
 
 def ready(c: Connection, agent: str, limit: int) -> list[tuple[CaseId, str]]:

@@ -18,21 +18,20 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tasks.errors import BadInput, LedgerLost
+from tasks.home import home
 
 T = TypeVar("T")
 Job = Callable[[Connection], T]
 
 BUSY_SECONDS = 15  # how long a locked database is waited for before the work in hand stops
 GROUP = 64  # writes that share one sync
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 def ledger_url() -> str:
     """`HOLDFAST_LEDGER`, or a SQLite file in `HOLDFAST_HOME` (default `.holdfast` in the clone)."""
     if url := os.environ.get("HOLDFAST_LEDGER"):
         return url
-    home = Path(os.environ.get("HOLDFAST_HOME") or PROJECT / ".holdfast").absolute()
-    return f"sqlite:///{home / 'ledger.db'}"
+    return f"sqlite:///{home() / 'ledger.db'}"
 
 
 def connect(url: str) -> Engine:

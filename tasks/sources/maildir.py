@@ -7,27 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tasks.errors import BadInput
+from tasks.home import folder_of
 from tasks.records import Arrival, Unreadable
 from tasks.sources.mail import parse
 
 CHUNK = 500  # markers asked for at once, so that a large inbox costs few queries
 
 
-def _folder(url: str) -> Path:
-    path = url.partition(":")[2]
-    if not path.strip("/"):
-        raise BadInput(f"{url!r} names no folder. Write maildir:///absolute/path.")
-    return Path(os.path.abspath("/" + path.lstrip("/") if path.startswith("//") else path))
-
-
 def canonical(url: str) -> str:
     """`maildir:` and the absolute path."""
-    return f"maildir:{_folder(url)}"
+    return f"maildir:{folder_of(url)}"
 
 
 def poll(url: str, seen: Callable[[Sequence[str]], set[str]]) -> Iterator[Arrival | Unreadable]:
     """Mails that were not recorded before, in order of arrival; one mail is in memory at a time."""
-    folder = _folder(url)
+    folder = folder_of(url)
     if not (folder / "new").is_dir():
         raise BadInput(
             f"There is no Maildir at {folder}. Make it with `mkdir -p {folder}/new {folder}/cur {folder}/tmp`."

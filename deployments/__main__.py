@@ -1,0 +1,173 @@
+"""The commands: up, down, demo, doctor, why, redo, release, resolve, switch and resume."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tasks.errors import HoldfastError, LedgerLost
+from tasks.home import home
+from tasks.ledger import the_ledger
+from tasks.ledger.again import redo as work_again
+from tasks.ledger.again import redo_rehearsed
+from tasks.ledger.again import release as let_go
+from tasks.ledger.again import resolve as settle_doubt
+from tasks.ledger.agents import drain_all, switch_effects
+from tasks.ledger.agents import resume as start_again
+from tasks.ledger.story import story
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+out = Console(highlight=False)
+WHO = f"{getpass.getuser()} at the command line"
+
+
+def _fail(text: str) -> typer.Exit:
+    out.print(f"[red]{text}[/red]", soft_wrap=True)
+    return typer.Exit(1)
+
+
+@app.command()
+def up(port: Annotated[int, typer.Option(help="Where Prefect's server and UI listen, on loopback.")] = 4200) -> None:
+    """Start server, worker and agents, and restart what dies, until Ctrl-C or `down`."""
+    from deployments.supervisor import LOOK_SECONDS, House, only_one, stopping
+
+    with only_one():
+        the_ledger().write_now("let agents start", lambda c: drain_all(c, False))
+        asked, house = stopping(), House(port)
+        try:
+            out.print(f"Starting. Logs are in {home() / 'logs'}")
+            house.start()
+            out.print(f"Up. Watch the agents at {house.ui} (Ctrl-C or `down` stops all).")
+            while not asked:
+                for said in house.look():
+                    out.print(f"{datetime.now(UTC):%H:%M:%S}  {said}", soft_wrap=True)
+                time.sleep(LOOK_SECONDS)
+            out.print("Draining: cases in hand finish, no new ones begin.")
+            house.drain()
+        finally:
+            house.stop()
+    out.print("Down.")
+
+
+@app.command()
+def down(seconds: Annotated[float, typer.Option(help="How long `up` may take to drain.")] = 60.0) -> None:
+    """Drain and stop what `up` started; no run is left as Running."""
+    try:
+        pid = int((home() / "up.lock").read_text().strip() or "0")
+        os.kill(pid, signal.SIGTERM) if pid else None
+    except (OSError, ValueError):
+        raise _fail(f"Nothing is up on {home()}.") from None
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            out.print("Down.")
+            return
+        time.sleep(0.1)
+    raise _fail(f"Process {pid} is still draining after {seconds:.0f} s. Wait, or end it with `kill {pid}`.")
+
+
+@app.command()
+def demo(
+    home_: Annotated[Path | None, typer.Option("--home", help="A folder for all its state.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the tickets' order and wording, and when the kill comes.")] = 1,
+    json: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
+    keep: Annotated[bool, typer.Option(help="Leave the UI up at the end, until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(help="Where the UI listens; 0 takes a free port.")] = 0,
+) -> None:
+    """47 tickets, killed with SIGKILL in the middle, each answered exactly once; counted from the mail folders."""
+    from deployments.demo import run
+
+    raise typer.Exit(run(home_, seed, json, keep, port))
+
+
+@app.command()
+def doctor() -> None:
+    """Check versions, ledger, pool, worker, clock, disk and stuck cases; each finding with its remedy."""
+    from deployments.doctor import examine
+
+    raise typer.Exit(examine(out))
+
+
+@app.command()
+def why(case: int) -> None:
+    """Tell the story of one case, in order."""
+    told = the_ledger().read_now(f"tell the story of case {case}", lambda c: story(c, case))
+    if not told:
+        raise _fail(f"There is no case {case}. A tick's table in the UI lists the ids.")
+    for line in told:
+        out.print(f"{datetime.fromtimestamp(line.at, UTC):%d %b %H:%M:%S}  {line.what}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def redo(
+    case: Annotated[int | None, typer.Argument(help="One case, worked afresh.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Make cases live that were rehearsed since (UTC).")] = None,
+    resend: Annotated[bool, typer.Option(help="Also repeat effects that are out already.")] = False,
+) -> None:
+    """Work one case again, or make rehearsed ones live; the next tick takes them."""
+    if (case is None) == (since is None):
+        raise _fail("Name one case, or --since a date.")
+    if case is not None:
+        the_ledger().write_now(f"redo case {case}", lambda c: work_again(c, case, WHO, resend))
+        out.print(f"Case {case} is open again; the next tick works it afresh.")
+    elif since is not None:
+        start = since.replace(tzinfo=UTC).timestamp()
+        ids = the_ledger().write_now("redo rehearsed cases", lambda c: redo_rehearsed(c, start, WHO))
+        out.print(f"{len(ids)} rehearsed case(s) are open again; the next live tick takes them.")
+
+
+@app.command()
+def release(case: int) -> None:
+    """Give a quarantined or parked case another chance."""
+    if not the_ledger().write_now(f"release case {case}", lambda c: let_go(c, case, WHO)):
+        raise _fail(f"Case {case} is neither quarantined nor parked; see `why {case}`.")
+    out.print(f"Case {case} is open again.")
+
+
+@app.command()
+def resolve(case: int, sent: Annotated[bool, typer.Option("--sent/--not-sent", help="What you saw outside.")]) -> None:
+    """Say what became of an effect that nobody could tell of."""
+    if not the_ledger().write_now(f"resolve case {case}", lambda c: settle_doubt(c, case, sent, WHO)):
+        raise _fail(f"Case {case} has no effect in doubt; see `why {case}`.")
+    out.print(f"Noted; case {case} goes on with the next tick.")
+
+
+@app.command()
+def switch(agent: str, to: Annotated[str, typer.Argument(help="`on` or `off`")]) -> None:
+    """Stop all effects of an agent at once, or allow them again."""
+    if to not in ("on", "off"):
+        raise _fail("Say `on` or `off`.")
+    if not the_ledger().write_now(f"switch {agent}", lambda c: switch_effects(c, agent, to == "on", WHO)):
+        raise _fail(f"No agent called {agent!r} ever ran a tick.")
+    out.print(f"Effects of {agent} are {to}.")
+
+
+@app.command()
+def resume(agent: str) -> None:
+    """Let an agent go on that was paused because its ticks kept dying."""
+    if not the_ledger().write_now(f"resume {agent}", lambda c: start_again(c, agent, WHO)):
+        raise _fail(f"No agent called {agent!r} ever ran a tick.")
+    out.print(f"{agent} goes on with its next tick.")
+
+
+def main() -> None:
+    """Run a command; an error that names its case and way out needs no traceback."""
+    try:
+        app()
+    except (HoldfastError, LedgerLost) as why:
+        out.print(f"[red]{why}[/red]", soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

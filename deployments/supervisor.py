@@ -1,0 +1,238 @@
+"""Starts Prefect's server and a worker, restarts what dies, and sees within seconds when a tick's process is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tasks.errors import BadInput, LedgerLost
+from tasks.home import PROJECT, home
+from tasks.ledger import the_ledger
+from tasks.ledger.holders import take_over_from_the_dead
+from tasks.ledger.tables import holders
+
+POOL = "agents"
+LOOK_SECONDS = 1.0
+RESTART_SECONDS = (0.5, 2.0, 10.0, 30.0)
+SETTINGS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLI_COLORS": "false",
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # SQLite's server chokes on one transaction for each event; these write them together.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
+    # A task run costs about 12 kB: keep a week of events and a month of flow runs.
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "7 days",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": '["events","flow_runs"]',
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "30 days",
+}
+
+
+def environment(port: int) -> dict[str, str]:
+    """What server, worker and runs see; an address given by the user stays."""
+    return {
+        **os.environ,
+        **{name: value for name, value in SETTINGS.items() if name not in os.environ},
+        "HOLDFAST_HOME": str(home()),
+        "PREFECT_HOME": os.environ.get("PREFECT_HOME") or str(home() / "prefect"),
+        "PREFECT_API_URL": os.environ.get("PREFECT_API_URL") or f"http://127.0.0.1:{port}/api",
+        "PYTHONPATH": str(PROJECT),
+    }
+
+
+class Child:
+    """A program that is kept running; its output goes to a file in the house's folder."""
+
+    def __init__(self, name: str, command: list[str], env: dict[str, str]) -> None:
+        self.name, self._command, self._env = name, command, env
+        self.deaths, self._again, self._since = 0, 0.0, 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def keep(self) -> str:
+        """Start it if it should run and does not. Returns what happened, '' for nothing."""
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is None:
+            if now - self._since > 60:
+                self.deaths = 0
+            return ""
+        if now < self._again:
+            return ""
+        said = f"{self.name} died (status {self.process.returncode}), started again" if self.process else ""
+        self._again = now + RESTART_SECONDS[min(self.deaths, len(RESTART_SECONDS) - 1)]
+        self.deaths += 1
+        self._since = now
+        (home() / "logs").mkdir(parents=True, exist_ok=True)
+        with (home() / "logs" / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                env=self._env,
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_default_signals,
+            )
+        return said
+
+    def stop(self, seconds: float = 8.0) -> None:
+        """Ask it to end, then make it."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def _default_signals() -> None:
+    # A shell that starts programs with `&` lets them ignore SIGINT; Prefect's worker turns SIGTERM into SIGINT.
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Hold the house's folder: two supervisors on it would fight; the lock goes with the process."""
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise BadInput(
+                f"`up` runs already on {home()} (process {lock.read().strip()}). Use `down`, or another HOLDFAST_HOME."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def healthy(api: str) -> bool:
+    """Whether Prefect's server answers."""
+    try:
+        return httpx.get(f"{api}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+class House:
+    """Server, pool, worker and deployments of one folder."""
+
+    def __init__(self, port: int = 4200) -> None:
+        self.env = environment(port)
+        self.api = self.env["PREFECT_API_URL"]
+        for name in (*SETTINGS, "HOLDFAST_HOME", "PREFECT_HOME", "PREFECT_API_URL"):
+            os.environ[name] = self.env[name]  # the client in this process talks to the same server
+        prefect = [sys.executable, "-m", "prefect"]
+        serve = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        work = ["worker", "start", "--pool", POOL, "--type", "process", "--name", f"holdfast-{port}"]
+        self.children = [Child("server", prefect + serve, self.env), Child("worker", prefect + work, self.env)]
+        self._prefect = prefect
+
+    @property
+    def ui(self) -> str:
+        return self.api.removesuffix("/api")
+
+    def start(self, seconds: float = 90.0) -> None:
+        """Bring everything up, in order; BadInput that names the log when it does not come."""
+        if healthy(self.api):
+            raise BadInput(f"A server answers at {self.ui} already. Stop it, or choose another --port.")
+        server, worker = self.children
+        server.keep()
+        until = time.monotonic() + seconds
+        while not healthy(self.api):
+            if time.monotonic() > until or (server.process and server.process.poll() is not None):
+                raise BadInput(f"Prefect's server did not start; see {home() / 'logs/server.log'}.")
+            time.sleep(0.2)
+        self._run("work-pool", "create", POOL, "--type", "process", "--overwrite")
+        self._run("--no-prompt", "deploy", "--all")
+        worker.keep()
+
+    def _run(self, *words: str) -> None:
+        done = subprocess.run(
+            [*self._prefect, *words], env=self.env, cwd=PROJECT, capture_output=True, text=True, timeout=180
+        )
+        if done.returncode != 0:
+            raise BadInput(f"`prefect {' '.join(words)}` failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+
+    def look(self) -> list[str]:
+        """Restart what died and let the next tick of a dead one start at once. Returns what happened, for people."""
+        happened = [said for child in self.children if (said := child.keep())]
+        try:
+            happened += recover()
+        except (LedgerLost, httpx.HTTPError, OSError) as why:
+            happened.append(f"recovery could not look: {why}")
+        return happened
+
+    def stop(self) -> None:
+        for child in reversed(self.children):
+            child.stop()
+
+
+def recover() -> list[str]:
+    """End the leases of the dead and ask Prefect for a tick in place of each run that died; safe to do twice."""
+    ledger = the_ledger()
+    # Read first: a look at nothing must not write.
+    if not ledger.read_now(
+        "look for the living", lambda c: c.execute(holders.select().where(holders.c.ended == "")).all()
+    ):
+        return []
+    ended = ledger.write_now("look for the dead", lambda c: take_over_from_the_dead(c))
+    if not ended:
+        return []
+    rows = ledger.read_now("read the dead", lambda c: c.execute(holders.select().where(holders.c.id.in_(ended))).all())
+    return [asyncio.run(_again(row.id, row.flow_run, row.pid)) for row in rows]
+
+
+async def _again(holder: str, flow_run: str, pid: int) -> str:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    said = f"process {pid} died; its cases are free"
+    if not flow_run:
+        return said
+    async with get_client() as client:
+        try:
+            run: Any = await client.read_flow_run(flow_run)  # type: ignore[arg-type]
+        except (ObjectNotFound, ValueError):
+            return said
+        if run.deployment_id is None:
+            return said
+        # The key makes one new run out of however many observers see the same death.
+        new = await client.create_flow_run_from_deployment(
+            run.deployment_id, parameters=run.parameters, idempotency_key=f"after-{holder}", tags=["recovery"]
+        )
+    return f"{said}, run {new.name!r} goes on with them"
+
+
+def stopping() -> list[int]:
+    """Turn SIGTERM and SIGINT into a list that is no longer empty."""
+    asked: list[int] = []
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda number, _: asked.append(number))
+    return asked
+
+
+def log_folder() -> Path:
+    return home() / "logs"

@@ -1,0 +1,146 @@
+"""One tick of an agent: poll, record, decide, hand batches to skills, report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.runtime import deployment
+from prefect.states import Completed
+
+from skills import catalogue, skill_flow
+from tasks import channels, sources
+from tasks.errors import BadInput
+from tasks.lease import holding
+from tasks.ledger import Ledger, the_ledger
+from tasks.ledger.agents import release_agent, take_agent
+from tasks.ledger.cases import counts, decide, ready, record, seen, undecided
+from tasks.records import Agent, Arrival, CaseId, Unreadable
+from tasks.report import show_tick, worked_since
+
+CHUNK = 100  # mails read and recorded at once
+
+
+def _run_name() -> str:
+    context = FlowRunContext.get()
+    parameters = (context.parameters if context else None) or {}
+    agent = parameters.get("agent")
+    name = (agent.name if isinstance(agent, Agent) else "") or deployment.name or "agent"
+    return f"{name}{' rehearsal' if parameters.get('dry_run', True) else ''} {datetime.now(UTC):%d %b %H:%M:%S}"
+
+
+@flow(name="agent-loop", version="1", flow_run_name=_run_name)
+async def agent_loop(agent: Agent, dry_run: bool = True, stale_seconds: int = 300) -> State[Any]:
+    """One tick of an agent: poll its source, decide, work what is ready, report.
+
+    Ends as Completed, Idle (nothing to do) or Skipped (another tick is at work, this one came too late,
+    or the agent is paused or draining).
+
+    Args:
+        agent: Where its work comes from, what it can do, what it may do.
+        dry_run: Rehearse: every effect is recorded and none leaves.
+        stale_seconds: A scheduled tick later than this does nothing, so that an outage ends without a storm.
+    """
+    if late := _superseded(stale_seconds):
+        return Completed(name="Skipped", message=late)
+    name = agent.name or deployment.name or ""
+    if not name:
+        raise BadInput("The agent has no name: run it from a deployment, or set agent.name.")
+    agent = agent.model_copy(update={"name": name, "source": sources.canonical(agent.source)})
+    _check(agent)
+    ledger, context = the_ledger(), FlowRunContext.get()
+    flow_run = str(context.flow_run.id) if context and context.flow_run else ""
+    async with holding(ledger, flow_run) as lease:
+        taken = partial(take_agent, agent=agent, dry_run=dry_run, holder=lease.holder)
+        if busy := await ledger.write(f"take agent {name}", taken):
+            return Completed(name="Skipped", message=f"{name}: {busy}.")
+        try:
+            return await _tick(ledger, agent, dry_run)
+        finally:
+            await ledger.write(f"release agent {name}", lambda c: release_agent(c, name, lease.holder))
+
+
+def _superseded(stale_seconds: int) -> str:
+    """Why a newer tick should work instead of this run; '' if it should work."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None:
+        return ""
+    if run.run_count > 1:
+        # A retried parent would hand back the old batch's result instead of working the new one.
+        return "this run is a retry; the next tick goes on with what is left"
+    if run.auto_scheduled and run.expected_start_time:
+        late = (datetime.now(UTC) - run.expected_start_time).total_seconds()
+        if late > stale_seconds:
+            return f"it starts {late:.0f} s late; a newer tick does its work"
+    return ""
+
+
+def _check(agent: Agent) -> None:
+    """Refuse settings that can not work, before anything is touched."""
+    known = catalogue()
+    if missing := [one for one in agent.skills if one not in known]:
+        raise BadInput(f"No skill is called {missing[0]!r}. Skills here: {', '.join(sorted(known))}.")
+    if len(agent.skills) > 1:
+        raise BadInput("Give this agent one skill: choosing among several needs a model that reads their descriptions.")
+    for channel in agent.effects.values():
+        channels.check(channel)
+
+
+async def _tick(ledger: Ledger, agent: Agent, dry_run: bool) -> State[Any]:
+    log, began = get_run_logger(), time.time()
+    new, unreadable = await _poll(ledger, agent)
+    for why in unreadable:
+        log.warning("Not readable, left where it is: %s", why)
+    while waiting := await ledger.read("see what is undecided", lambda c: undecided(c, agent.name, CHUNK)):
+        await ledger.write("decide", partial(decide, ids=[one.id for one in waiting], skill=agent.skills[0]))
+    worked = 0
+    tried: set[CaseId] = set()
+    while batch := await ledger.read("see what is ready", lambda c: ready(c, agent.name, agent.batch)):
+        by_skill: dict[str, list[CaseId]] = defaultdict(list)
+        for case, skill in batch:
+            if case not in tried:
+                by_skill[skill].append(case)
+        if not by_skill:
+            break  # what is left was tried in this tick; the next one tries again
+        for skill, ids in by_skill.items():
+            log.info("%d case(s) go to %s", len(ids), skill)
+            tried.update(ids)
+            worked += len(ids)
+            await skill_flow(skill)(cases=ids)
+    left = await ledger.read("count what is left", lambda c: counts(c, agent.name))
+    summary = _summary(new, worked, left, dry_run)
+    if not worked:
+        return Completed(name="Idle", message=summary)
+    rows = await ledger.read("read the tick's table", lambda c: worked_since(c, agent.name, began))
+    results = Counter(row["result"] for row in rows)
+    summary += " " + ", ".join(f"{count} {result}" for result, count in results.most_common(6)) + "."
+    await show_tick(agent.name, rows, summary, unreadable)
+    return Completed(message=summary)
+
+
+def _summary(new: int, worked: int, left: dict[str, int], dry_run: bool) -> str:
+    rest = ", ".join(f"{count} {state}" for state, count in sorted(left.items())) or "none"
+    rehearsal = "Rehearsal: nothing left the house. " if dry_run else ""
+    return f"{rehearsal}{new} new, {worked} worked; unsettled: {rest}."
+
+
+async def _poll(ledger: Ledger, agent: Agent) -> tuple[int, list[str]]:
+    """Record what is new, a few at a time, so that a thousand mails are never in memory together."""
+    found = sources.poll(
+        agent.source, lambda names: ledger.read_now("see what is new", lambda c: seen(c, agent.source, names))
+    )
+    new, unreadable = 0, []
+    while chunk := await asyncio.to_thread(lambda: list(islice(found, CHUNK))):
+        unreadable += [f"{one.marker}: {one.why}" for one in chunk if isinstance(one, Unreadable)]
+        arrivals = [one for one in chunk if isinstance(one, Arrival)]
+        new += await ledger.write("record", partial(record, agent=agent.name, source=agent.source, arrivals=arrivals))
+    return new, unreadable

@@ -1,0 +1,60 @@
+"""What a person may ask for: work a case again, release it from quarantine, say what became of an effect."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select, update
+
+from tasks.errors import BadInput
+from tasks.ledger.agents import note
+from tasks.ledger.effects import resolve_unknown
+from tasks.ledger.tables import cases, effects, outcomes
+from tasks.records import CaseId
+
+_FRESH = dict(state="open", reason="", errors=0, deaths=0, suspect=False, not_before=0.0)
+
+
+def redo(c: Connection, case: CaseId, who: str, resend: bool = False) -> None:
+    """Work a case afresh: its steps run again. Effects that are out stay out and are not repeated, unless `resend`."""
+    row = c.execute(select(cases).where(cases.c.id == case).with_for_update()).one_or_none()
+    if row is None:
+        raise BadInput(f"There is no case {case}. `doctor` lists stuck ones, a tick's table the rest.")
+    if row.state == "working":
+        raise BadInput(f"Case {case} is being worked right now. Wait until it is settled.")
+    values = dict(_FRESH, take=row.take + 1, policy="", resend=row.resend + (1 if resend else 0))
+    c.execute(update(cases).where(cases.c.id == case).values(values))
+    note(c, who, "asked for it to be worked again" + (", and its effects repeated" if resend else ""), case=case)
+
+
+def redo_rehearsed(c: Connection, since: float, who: str) -> list[CaseId]:
+    """Make the cases that were only rehearsed since then live: finished steps are kept, effects happen for real."""
+    found = (
+        select(cases.c.id, outcomes.c.rehearsed)
+        .join(outcomes, outcomes.c.case == cases.c.id)
+        .where(cases.c.state == "settled", outcomes.c.at >= since)
+        .order_by(cases.c.id, outcomes.c.id)
+    )
+    last = {row.id: row.rehearsed for row in c.execute(found)}
+    ids = [case for case, rehearsed in last.items() if rehearsed]
+    for case in ids:
+        c.execute(update(cases).where(cases.c.id == case).values(_FRESH))
+        note(c, who, "made live after its rehearsal", case=case)
+    return ids
+
+
+def release(c: Connection, case: CaseId, who: str) -> bool:
+    """Give a quarantined or parked case another chance, its finished steps kept; False if it is neither."""
+    waiting = (cases.c.id == case, cases.c.state.in_(("quarantined", "parked")))
+    if c.execute(update(cases).where(*waiting).values(_FRESH)).rowcount == 0:
+        return False
+    note(c, who, "released", case=case)
+    return True
+
+
+def resolve(c: Connection, case: CaseId, sent: bool, who: str) -> int:
+    """A person looked outside: the case's unknown effects were sent, or were not. Returns how many that settled."""
+    found = select(effects.c.key).where(effects.c.case == case, effects.c.state == "unknown")
+    settled = sum(resolve_unknown(c, key, sent, who) for key in c.execute(found).scalars().all())
+    if settled:
+        note(c, who, f"said that {settled} effect(s) {'were' if sent else 'were not'} sent", case=case)
+        release(c, case, who)
+    return settled

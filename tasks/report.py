@@ -1,0 +1,66 @@
+"""What people see of a tick in Prefect's UI: the only file that makes artifacts."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from sqlalchemy import Connection, func, select
+
+from tasks.ledger.tables import attempts, cases, effects, outcomes, steps
+
+ROWS = 500  # more than anyone reads; the ledger has them all
+
+
+def worked_since(c: Connection, agent: str, since: float) -> list[dict[str, Any]]:
+    """One row for each attempt at an agent's cases that began at or after `since` (seconds since 1970), oldest first.
+
+    Holds no subject, text or address: Prefect's database is not where customers' words belong.
+    """
+    found = (
+        select(attempts, cases.c.state, cases.c.reason)
+        .join(cases, cases.c.id == attempts.c.case)
+        .where(cases.c.agent == agent, attempts.c.begun >= since)
+        .order_by(attempts.c.begun)
+        .limit(ROWS)
+    )
+    rows = c.execute(found).all()
+    ids = [row.case for row in rows]
+    concluded = {
+        (row.case, row.fence): row for row in c.execute(select(outcomes).where(outcomes.c.case.in_(ids))).all()
+    }
+    counted = select(steps.c.case, steps.c.fence, func.count().label("n")).where(steps.c.case.in_(ids))
+    ran = {(row.case, row.fence): row.n for row in c.execute(counted.group_by(steps.c.case, steps.c.fence)).all()}
+    out = {
+        row.case: f"{row.kind} {row.state}"
+        for row in c.execute(select(effects).where(effects.c.case.in_(ids)).order_by(effects.c.at)).all()
+    }
+    table = []
+    for row in rows:
+        outcome = concluded.get((row.case, row.fence))
+        table.append(
+            {
+                "case": row.case,
+                "result": outcome.kind.replace("_", " ") if outcome else f"{row.how or 'in hand'}: {row.reason}"[:200],
+                "conclusion": outcome.answer if outcome else "",
+                "confidence": f"{outcome.confidence:.2f}" if outcome and outcome.confidence is not None else "",
+                "effect": out.get(row.case, ""),
+                "steps run": ran.get((row.case, row.fence), 0),
+                "steps replayed": row.replayed,
+                "seconds": f"{(row.ended or time.time()) - row.begun:.2f}",
+            }
+        )
+    return table
+
+
+async def show_tick(agent: str, rows: list[dict[str, Any]], summary: str, unreadable: list[str]) -> None:
+    """Leave the tick's table on its run, and under the agent's name on the Artifacts page."""
+    if rows:
+        await acreate_table_artifact(key=f"tick-{agent}"[:100].rstrip("-"), table=rows, description=summary)
+    if unreadable:
+        lines = "\n".join(f"* {why.replace('|', '/')}" for why in unreadable[:50])
+        await acreate_markdown_artifact(
+            key=f"unreadable-{agent}",
+            markdown=f"# Not readable\n\nLeft where they are; every tick tries again.\n\n{lines}",
+        )
