@@ -7,11 +7,11 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +19,8 @@ import httpx
 from tasks.errors import BadInput, LedgerLost
 from tasks.home import PROJECT, home
 from tasks.ledger import the_ledger
-from tasks.ledger.holders import take_over_from_the_dead
+from tasks.ledger.agents import drain_all
+from tasks.ledger.holders import alive, take_over_from_the_dead
 from tasks.ledger.tables import holders
 
 POOL = "agents"
@@ -185,7 +186,15 @@ class House:
             happened.append(f"recovery could not look: {why}")
         return happened
 
+    def drain(self, seconds: float = 30.0) -> None:
+        """Let cases in hand finish and begin no new ones; what still runs after `seconds` is handed back."""
+        ledger, until = the_ledger(), time.monotonic() + seconds
+        ledger.write_now("drain", lambda c: drain_all(c, True))
+        while time.monotonic() < until and ledger.read_now("look for the living", alive):
+            time.sleep(0.2)
+
     def stop(self) -> None:
+        """End the worker, then the server."""
         for child in reversed(self.children):
             child.stop()
 
@@ -206,17 +215,25 @@ def recover() -> list[str]:
 
 
 async def _again(holder: str, flow_run: str, pid: int) -> str:
+    """Let Prefect show a dead run and its subflows as Crashed, and make one new run of its deployment."""
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
 
-    said = f"process {pid} died; its cases are free"
+    said = f"process {pid} is gone; its cases are free"
     if not flow_run:
         return said
+    family = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [flow_run]}})
     async with get_client() as client:
         try:
             run: Any = await client.read_flow_run(flow_run)  # type: ignore[arg-type]
         except (ObjectNotFound, ValueError):
             return said
+        for one in [run, *await client.read_flow_runs(flow_run_filter=family)]:
+            # Nobody else does it: the worker reports the run it started and not its subflows, and it may be dead too.
+            if one.state is not None and not one.state.is_final():
+                await client.set_flow_run_state(one.id, Crashed(message=f"Process {pid} is gone."), force=True)
         if run.deployment_id is None:
             return said
         # The key makes one new run out of however many observers see the same death.
@@ -234,5 +251,8 @@ def stopping() -> list[int]:
     return asked
 
 
-def log_folder() -> Path:
-    return home() / "logs"
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

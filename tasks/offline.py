@@ -32,6 +32,7 @@ NEIGHBOURS = 10
 MANY = 3_000
 FOLDS = 5
 ASKED_OF_MANY = 2
+AT_ONCE = 256
 STRANGE = 0.02
 DOUBT = 0.3
 KEPT = 4
@@ -106,6 +107,11 @@ class Sight(NamedTuple):
     """Cosine similarity with each example."""
 
 
+def together(words: Any, letters: Any) -> Any:
+    """One vector of length 1 for each text, half of it words and half of it letters."""
+    return sparse.hstack([words, letters], format="csr") * np.float32(0.5**0.5)
+
+
 class Eye:
     """Vectors and a classifier over one set of examples; knows nothing of how far it can be trusted."""
 
@@ -118,9 +124,8 @@ class Eye:
         self.letters = TfidfVectorizer(
             analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=rare, dtype=np.float32
         )
-        self.words.fit(texts)
-        self.letters.fit(texts)
-        known = self.vectors(texts)
+        known = together(self.words.fit_transform(texts), self.letters.fit_transform(texts))
+        # Turned once here: turning it for each mail would take most of the time of a decision.
         self.known_turned = known.T.tocsr()
         # Each intent draws its own seed, so the number of threads does not change the result.
         self.classifier = SGDClassifier(
@@ -139,8 +144,7 @@ class Eye:
         return sum(one for one in weights if one > 0) / (sum(abs(one) for one in weights) or 1)
 
     def vectors(self, texts: Sequence[str]) -> Any:
-        both = [self.words.transform(texts), self.letters.transform(texts)]
-        return sparse.hstack(both, format="csr") * np.float32(0.5**0.5)
+        return together(self.words.transform(texts), self.letters.transform(texts))
 
     def look(self, texts: Sequence[str]) -> Sight:
         found = self.vectors(texts)
@@ -155,7 +159,8 @@ class Eye:
         rivals = share.copy()
         rivals[rows, best] = -1
         likeness = np.clip((found @ self.known_turned).toarray().astype(np.float64), 0, 1)
-        near = np.argsort(-likeness, axis=1, kind="stable")[:, :NEIGHBOURS]
+        few = min(NEIGHBOURS, likeness.shape[1])
+        near = np.argpartition(-likeness, few - 1, axis=1)[:, :few]
         votes = np.take_along_axis(likeness, near, axis=1) ** 8 + 1e-12
         agree = np.where(self.numbers[near] == best[:, None], votes, 0).sum(axis=1) / votes.sum(axis=1)
         mine = np.where(self.numbers[None, :] == best[:, None], likeness, 0).max(axis=1)
@@ -251,9 +256,11 @@ def train(examples: Sequence[Example], unrelated: Sequence[str] = ()) -> Memory:
         if not asked or not {one.label for one in shown} - {UNKNOWN} or len({one.label for one in shown}) < 2:
             continue
         eye = Eye([one.text for one in shown], [one.label for one in shown])
-        sight = eye.look([one.text for one in asked])
-        signs.append(sight.signs)
-        right += [eye.labels[at] == one.label for at, one in zip(sight.best, asked, strict=True)]
+        # A few at a time: all likenesses of a large memory at once would take gigabytes.
+        for part in (asked[at : at + AT_ONCE] for at in range(0, len(asked), AT_ONCE)):
+            sight = eye.look([one.text for one in part])
+            signs.append(sight.signs)
+            right += [eye.labels[at] == one.label for at, one in zip(sight.best, part, strict=True)]
     if len(set(right)) < 2:
         raise BadInput("There are too few examples to tell a right answer from a wrong one. Add examples per intent.")
     rows, known = np.vstack(signs), np.array(right)

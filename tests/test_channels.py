@@ -267,14 +267,15 @@ def server(desk: Desk) -> Iterator[str]:
 
 @contextlib.contextmanager
 def scripted(*answers: bytes) -> Iterator[str]:
-    """A server that gives these bytes, one for each thing it reads, and then hangs up."""
+    """A server that gives these bytes, reads after each but the last, and then hangs up."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
         with contextlib.suppress(OSError), listening.accept()[0] as connection:
-            for one in answers:
+            for one in answers[:-1]:
                 connection.sendall(one)
                 connection.recv(1_000_000)
+            connection.sendall(answers[-1])
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -335,7 +336,7 @@ def test_an_answer_that_says_neither_yes_nor_no_is_unknown(last: bytes) -> None:
 
 def test_a_server_that_is_silent_after_the_mail_is_unknown_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.channels.smtp.TIMEOUT", 0.2)
-    with scripted(*BEFORE_MAIL, b"") as url, pytest.raises((smtplib.SMTPException, OSError)):
+    with scripted(*BEFORE_MAIL, b"", b"") as url, pytest.raises((smtplib.SMTPException, OSError)):
         channels.send(url, "k", answer(), DESK)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.tickets import deliver, tickets
 from tasks.errors import BadInput
 from tasks.records import Arrival, Unreadable
 from tasks.sources import canonical, poll
 from tasks.sources.mail import parse
+from tasks.sources.maildir import LIMIT
 
 
 def nothing(_: object) -> set[str]:
@@ -131,3 +135,58 @@ def test_a_megabyte_mail_and_a_thousand_mails_are_fine(tmp_path: Path) -> None:
 def test_mail_from_programs_is_known_as_such(header: str) -> None:
     assert read(f"{header}\n\nhello".encode()).attributes["automatic"] is True
     assert read(b"From: a@example.com\n\nhello").attributes["automatic"] is False
+
+
+def test_a_file_name_that_no_database_takes_does_not_stop_the_inbox(tmp_path: Path) -> None:
+    url = box(tmp_path, good=b"\n\nhello")
+    Path(os.fsdecode(os.fsencode(tmp_path / "new") + b"/bad\xff")).write_bytes(b"\n\nworld")
+
+    def recorded(names: Sequence[str]) -> set[str]:
+        assert "".join(names).encode()
+        return set()
+
+    assert sorted(one.marker for one in poll(url, recorded)) == ["bad\\xff", "good"]
+
+
+def test_a_pipe_or_a_huge_file_among_the_mails_does_not_hold_the_inbox(tmp_path: Path) -> None:
+    url = box(tmp_path, good=b"\n\nhello")
+    os.mkfifo(tmp_path / "new" / "pipe")
+    with (tmp_path / "new" / "huge").open("wb") as handle:
+        handle.truncate(LIMIT + 1)
+    found = {one.marker: one for one in poll(url, nothing)}
+    assert isinstance(found["good"], Arrival)
+    assert "is not a file" in str(found["pipe"]) and "larger than" in str(found["huge"])
+
+
+def test_a_file_that_vanishes_meanwhile_is_skipped_and_a_hidden_one_is_no_mail(tmp_path: Path) -> None:
+    url = box(tmp_path, **{"1": b"\n\nhello", "2": b"\n\nworld", ".3": b"\n\nhidden"})
+    for number in (1, 2):
+        os.utime(tmp_path / "new" / str(number), (number, number))
+    mails = poll(url, nothing)
+    assert next(mails).marker == "1"
+    (tmp_path / "new" / "2").unlink()
+    assert list(mails) == []
+
+
+def test_mails_come_in_the_order_in_which_they_arrived_and_are_asked_for_in_portions(tmp_path: Path) -> None:
+    url = box(tmp_path, **{f"{number:04}": b"\n\nhello" for number in range(1100)})
+    for number in range(1100):
+        os.utime(tmp_path / "new" / f"{number:04}", (2000 - number, 2000 - number))
+    portions: list[int] = []
+
+    def recorded(names: Sequence[str]) -> set[str]:
+        portions.append(len(names))
+        return set()
+
+    assert [one.marker for one in poll(url, recorded)] == [f"{number:04}" for number in reversed(range(1100))]
+    assert portions == [500, 500, 100]
+
+
+def test_the_demo_inbox_holds_47_mails_each_a_case_of_its_own(tmp_path: Path) -> None:
+    assert tickets(3) == tickets(3) != tickets(4)
+    deliver(tickets(3), tmp_path)
+    found = [one for one in poll(f"maildir:{tmp_path}", nothing) if isinstance(one, Arrival)]
+    assert len({one.key for one in found}) == len(found) == 47
+    assert len({one.thread for one in found}) == len({one.sender for one in found}) == 45
+    assert not any("�" in one.subject + one.text + str(one.attributes["from_name"]) for one in found)
+    assert [one.arrived for one in found] == sorted(one.arrived for one in found)

@@ -14,7 +14,9 @@ import pytest
 from tasks import offline
 from tasks.errors import BadInput
 from tasks.offline import UNKNOWN, Example, Memory, gist, memory, train
+from tasks.records import Policy
 
+THRESHOLD = Policy().threshold
 PROJECT = Path(__file__).resolve().parents[1]
 KNOWLEDGE = json.loads((PROJECT / "skills/answer_ticket/knowledge.json").read_text(encoding="utf-8"))
 UNRELATED: list[str] = KNOWLEDGE["unrelated"]
@@ -90,14 +92,15 @@ def test_ordinary_mail_is_not_misread(learnt: Memory) -> None:
     readings = {text: learnt.decide(text) for text in HELD_OUT}
     wrong = {text: reading.intent for text, reading in readings.items() if reading.intent != HELD_OUT[text]}
     assert len(wrong) <= 3, wrong
-    sure = [text for text, reading in readings.items() if reading.confidence >= 0.6]
+    sure = [text for text, reading in readings.items() if reading.confidence >= THRESHOLD]
     assert len(sure) >= len(HELD_OUT) // 2
     assert not set(sure) & set(wrong)
 
 
 def test_out_of_scope_mail_is_not_answered_with_confidence(learnt: Memory) -> None:
     answered = {text: learnt.decide(text) for text in STRANGERS}
-    assert not {text: one.intent for text, one in answered.items() if one.confidence >= 0.5}
+    assert not {text: one.intent for text, one in answered.items() if one.confidence >= THRESHOLD}
+    assert sum(one.intent == UNKNOWN for one in answered.values()) > len(STRANGERS) / 2
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def test_an_empty_mail_gets_no_confidence(learnt: Memory, text: str) -> None:
 
 def test_letters_never_seen_are_not_answered_with_confidence(learnt: Memory) -> None:
     for text in ("我的包裹在哪里", "Где мой заказ?", "zzzzqqqq xxyyxx", "🌱🌱🌱 ok"):
-        assert learnt.decide(text).confidence < 0.5, text
+        assert learnt.decide(text).confidence < THRESHOLD, text
 
 
 @pytest.mark.parametrize("filler", ["x", "mould ", "> old\n", "\n", "a\n", "\u2028", "-- \n", "From: b\n"])
@@ -132,7 +135,8 @@ def test_what_was_said_before_is_not_taken_for_what_is_said_now() -> None:
 
 def test_a_forwarded_mail_does_not_lose_its_body() -> None:
     headers = "From: Ben <ben@example.org>\nDate: Mon\nSubject: pump\nTo: me"
-    plain = f"see below\n-- \nAnna\n---------- Forwarded message ---------\n{headers}\n\nThe pump is loud.\n> older\n-- \nBen"
+    body = "The pump is loud.\n> older\n-- \nBen"
+    plain = f"see below\n-- \nAnna\n---------- Forwarded message ---------\n{headers}\n\n{body}"
     assert gist(plain) == "see below\nThe pump is loud."
     quoted = "Begin forwarded message:\n\n> From: Ben\n> Subject: pump\n> \n> The pump is loud.\n>> older"
     assert gist(quoted) == "The pump is loud."
@@ -246,5 +250,6 @@ def test_a_failed_training_is_not_remembered_for_ever(monkeypatch: pytest.Monkey
     monkeypatch.setattr(offline, "_trained", type(offline._trained)())
     with pytest.raises(BadInput):
         asyncio.run(memory([]))
-    monkeypatch.setattr(offline, "train", lambda examples, unrelated: "second try")
-    assert asyncio.run(memory([])) == "second try"
+    wanted = object()
+    monkeypatch.setattr(offline, "train", lambda examples, unrelated: wanted)
+    assert asyncio.run(memory([])) is wanted

@@ -90,7 +90,8 @@ async def hand_over(case: Case, reading: Reading, why: str) -> Outcome:
         f"Why you: {why}.\nBest guess: {reading.intent} ({reading.confidence:.2f}), leaning on\n{leaning}\n\n"
         f"Subject: {case.subject}\n{quoted}\n"
     )
-    await perform(Effect(kind="hand_over", subject=f"[case {case.id}] {case.subject}", body=body))
+    origin = str(case.attributes.get("message_id") or "")
+    await perform(Effect(kind="hand_over", subject=f"[case {case.id}] {case.subject}", body=body, in_reply_to=origin))
     return Outcome(
         kind="handed_over", answer=reading.intent, confidence=reading.confidence, evidence=reading.evidence, note=why
     )

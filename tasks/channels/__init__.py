@@ -16,7 +16,7 @@ def _channel(url: str) -> ModuleType:
     scheme = url.partition(":")[0]
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHARED)
     if scheme not in known:
-        raise BadInput(f"No channel is called {scheme!r} . Use one of: {', '.join(known)}.")
+        raise BadInput(f"No channel is called {scheme!r}. Use one of: {', '.join(known)}.")
     return importlib.import_module(f"tasks.channels.{scheme}")
 
 

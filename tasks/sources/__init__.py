@@ -18,7 +18,7 @@ def _source(url: str) -> ModuleType:
     scheme = url.partition(":")[0]
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHARED)
     if scheme not in known:
-        raise BadInput(f"No source is called {scheme!r} (in {url!r}). Use one of: {', '.join(known)}.")
+        raise BadInput(f"No source is called {scheme!r}. Use one of: {', '.join(known)}.")
     return importlib.import_module(f"tasks.sources.{scheme}")
 
 

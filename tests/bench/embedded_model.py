@@ -22,13 +22,16 @@ sys.path.insert(0, str(PROJECT))
 from tasks.offline import Example, Memory, train  # noqa: E402
 
 TARGETS = (0.01, 0.03, 0.05, 0.08)
-ABOUT_MONEY = frozenset(
-    "transfer transactions balance freeze_account pay_bill bill_balance bill_due interest_rate routing min_payment "
-    "order_checks pin_change report_fraud account_blocked spending_history credit_score report_lost_card credit_limit "
-    "rewards_balance new_card application_status card_declined international_fees apr redeem_rewards "
-    "credit_limit_change damaged_card replacement_card_duration improve_credit_score expiration_date exchange_rate "
-    "travel_notification direct_deposit".split()
-)
+# fmt: off
+ABOUT_MONEY = frozenset({
+    "transfer", "transactions", "balance", "freeze_account", "pay_bill", "bill_balance", "bill_due", "interest_rate",
+    "routing", "min_payment", "order_checks", "pin_change", "report_fraud", "account_blocked", "spending_history",
+    "credit_score", "report_lost_card", "credit_limit", "rewards_balance", "new_card", "application_status",
+    "card_declined", "international_fees", "apr", "redeem_rewards", "credit_limit_change", "damaged_card",
+    "replacement_card_duration", "improve_credit_score", "expiration_date", "exchange_rate", "travel_notification",
+    "direct_deposit",
+})
+# fmt: on
 """Intents of the other data set that a bank might be asked too, so they are not out of its scope."""
 
 
