@@ -1,0 +1,157 @@
+"""Looks at everything that can be wrong, and names the remedy of each finding."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import httpx
+from rich.console import Console
+from sqlalchemy import Connection, func, select
+
+from deployments.supervisor import POOL
+from tasks.errors import HoldfastError, LedgerLost
+from tasks.home import PROJECT, home
+from tasks.ledger import ledger_url, the_ledger
+from tasks.ledger.agents import all_agents
+from tasks.ledger.database import one_line
+from tasks.ledger.effects import in_doubt
+from tasks.ledger.holders import alive, process_of
+from tasks.ledger.tables import cases
+from tasks.process import is_gone
+
+STUCK_SECONDS = 3600.0
+TESTED = {"prefect": "3.8", "sqlalchemy": "2.", "pydantic": "2."}
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at; `remedy` is empty when it is well."""
+
+    what: str
+    remedy: str = ""
+
+
+def examine(out: Console) -> int:
+    """Print every finding. Returns 1 if something needs a hand."""
+    findings: list[Finding] = []
+    for look in (_versions, _disk, _ledger, _prefect):
+        try:
+            findings += look()
+        except (HoldfastError, LedgerLost, OSError) as why:
+            findings.append(Finding(look.__name__.strip("_"), str(why)))
+    for one in findings:
+        mark = "[red]✗[/red]" if one.remedy else "[green]✓[/green]"
+        out.print(f"{mark} {one.what}", soft_wrap=True)
+        if one.remedy:
+            out.print(f"    {one.remedy}", soft_wrap=True, markup=False)
+    return 1 if any(one.remedy for one in findings) else 0
+
+
+def _versions() -> list[Finding]:
+    found = [Finding(f"Python {sys.version.split()[0]}")]
+    for name, tested in TESTED.items():
+        try:
+            here = version(name)
+        except PackageNotFoundError:
+            found.append(Finding(f"{name} is missing", "Run `make setup`."))
+            continue
+        remedy = "" if here.startswith(tested) else f"Tested with {tested}x; run `make setup` for a version that is."
+        found.append(Finding(f"{name} {here}", remedy))
+    return found
+
+
+def _disk() -> list[Finding]:
+    home().mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home()).free
+    small = free < 500 * 2**20
+    remedy = f"Free space on the disk of {home()}: a full one stops all work (nothing is lost)." if small else ""
+    writable = os.access(home(), os.W_OK)
+    return [
+        Finding(f"{free / 2**30:.1f} GiB free for {home()}", remedy),
+        Finding(f"{home()} can be written", "" if writable else f"Let this user write {home()}."),
+    ]
+
+
+def _ledger() -> list[Finding]:
+    ledger = the_ledger()
+    shown = ledger.engine.url.render_as_string(hide_password=True)
+    found = [Finding(f"ledger {shown}: {ledger.read_now('say its version', one_line)}")]
+    if ledger_url().startswith("sqlite"):
+        state = ledger.read_now("check itself", lambda c: c.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+        remedy = "" if state == "ok" else "Stop everything, restore the last backup of the ledger, then `up`."
+        found.append(Finding(f"ledger file: {state}", remedy))
+    return [*found, *ledger.read_now("look at its cases", _stuck)]
+
+
+def _stuck(c: Connection) -> list[Finding]:
+    found = []
+    for agent in all_agents(c):
+        if agent.paused:
+            found.append(Finding(f"agent {agent.name} is paused: {agent.paused}", f"Then: resume {agent.name}"))
+        if not agent.effects_on:
+            found.append(Finding(f"agent {agent.name}: effects are off", f"When it is safe: switch {agent.name} on"))
+        if agent.draining:
+            found.append(Finding(f"agent {agent.name} is draining", "`up` lets it start again."))
+    for row in alive(c):
+        if is_gone(process_of(row)):
+            remedy = "The next tick takes over at once; `up` starts one by itself."
+            found.append(Finding(f"process {row.pid} died and still holds leases", remedy))
+    for row in c.execute(select(cases).where(cases.c.state.in_(("parked", "quarantined"))).limit(20)).all():
+        remedy = f"See: why {row.id}. Then: release {row.id}"
+        found.append(Finding(f"case {row.id} is {row.state}: {row.reason}", remedy))
+    for row in in_doubt(c):
+        if row.state == "unknown":
+            remedy = f"Look outside, then: resolve {row.case} --sent (or --not-sent)"
+            found.append(Finding(f"nobody can tell whether {row.kind} of case {row.case} is out: {row.why}", remedy))
+    old = select(func.count()).where(cases.c.state == "open", cases.c.recorded < time.time() - STUCK_SECONDS)
+    if waiting := c.execute(old).scalar_one():
+        remedy = "Is a worker up, and does the agent's schedule run? See `why` for one of them."
+        found.append(Finding(f"{waiting} case(s) wait for more than an hour", remedy))
+    return found or [Finding("no stuck case, no effect in doubt")]
+
+
+def _prefect() -> list[Finding]:
+    api = os.environ.get("PREFECT_API_URL") or "http://127.0.0.1:4200/api"
+    try:
+        answer = httpx.get(f"{api}/health", timeout=3)
+        answer.raise_for_status()
+    except httpx.HTTPError as why:
+        return [Finding(f"Prefect's server at {api} does not answer ({why})", "Run `up`, or set PREFECT_API_URL.")]
+    found = [Finding(f"Prefect's server at {api}")]
+    if said := answer.headers.get("date"):
+        apart = abs((datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds())
+        remedy = "Set both clocks by NTP: schedules and times in the UI are off." if apart > 30 else ""
+        found.append(Finding(f"clocks are {apart:.0f} s apart", remedy))
+    return found + asyncio.run(_pool(api))
+
+
+async def _pool(api: str) -> list[Finding]:
+    os.environ["PREFECT_API_URL"] = api
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    async with get_client() as client:
+        try:
+            await client.read_work_pool(POOL)
+        except ObjectNotFound:
+            return [
+                Finding(f"no work pool {POOL!r}", f"Run `prefect work-pool create {POOL} --type process`, or `up`.")
+            ]
+        workers = await client.read_workers_for_work_pool(POOL)
+        online = [one for one in workers if str(one.status).upper().endswith("ONLINE")]
+        start = f"Run `up`, or `prefect worker start --pool {POOL}` in {PROJECT}."
+        found = [Finding(f"{len(online)} worker(s) online in pool {POOL}", "" if online else start)]
+        names = {one.name for one in await client.read_deployments()}
+        deployed = "support" in names
+        found.append(Finding(f"deployments: {', '.join(sorted(names)) or 'none'}", "" if deployed else DEPLOY))
+    return found
+
+
+DEPLOY = "Run `prefect --no-prompt deploy --all` in the clone."
