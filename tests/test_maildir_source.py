@@ -62,6 +62,40 @@ def test_a_malformed_mail_still_becomes_a_case(raw: bytes) -> None:
     assert read(raw).key.startswith("sha256:")
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Subject: =?utf-8?b?A?=\nFrom: =?utf-8?b?A?= <a@b.example>\n\nhello",
+        b"Content-Type: message/rfc822\n\n" * 2000 + b"hello",
+        b"Date: Fri, 31 Dec 9999 23:59:59 -2359\n\nhello",
+    ],
+)
+@pytest.mark.parametrize("modified", [0.0, 1e20, float(2**62)])
+def test_what_the_mail_library_raises_on_still_becomes_a_case(raw: bytes, modified: float) -> None:
+    one = parse(raw, "marker", modified)
+    assert one.key.startswith("sha256:") and one.arrived.tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("header", "sender"),
+    [
+        ("From: =?utf-8?q?victim=40bank.example?= <a@b.example>", "a@b.example"),
+        ("From: =?utf-8?q?victim=40bank.example=2C?= <a@b.example>", "a@b.example"),
+        ("From: victim@bank.example <a@b.example>", "a@b.example"),
+        ('From: "victim@bank.example, " <a@b.example>', "a@b.example"),
+        ("From: Ann Lee <a@b.example>", "a@b.example"),
+        ("From: a@b.example (Ann Lee)", "a@b.example"),
+        ("From: victim@bank.example, <a@b.example>", ""),
+        ("From: victim@bank.example\nFrom: a@b.example", ""),
+        ("From: everybody: victim@bank.example, a@b.example;", ""),
+        ("From: <a@b.example> victim@bank.example", ""),
+        ("From: =?utf-8?q?a=40b.example?=", ""),
+    ],
+)
+def test_an_answer_can_not_be_steered_to_somebody_else(header: str, sender: str) -> None:
+    assert read(f"{header}\n\nhello".encode()).sender == sender
+
+
 def test_a_mail_moved_by_a_mail_program_keeps_its_key_and_marker(tmp_path: Path) -> None:
     url = box(tmp_path, one=b"From: a@example.com\n\nhello")
     first = next(iter(poll(url, nothing)))

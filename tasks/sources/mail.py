@@ -4,37 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.header import decode_header, make_header
 from email.message import Message
-from email.utils import parseaddr, parsedate_to_datetime
+from email.parser import BytesHeaderParser
+from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
+from typing import TypeVar
 
 from pydantic import JsonValue
 
 from tasks.records import Arrival
 
+T = TypeVar("T")
 TEXT_LIMIT = 200_000  # characters: more is a log somebody pasted, and would only be paid for
+PARTS_LIMIT = 200  # of one mail: more is an attack on whoever opens it
 SANE_ID = re.compile(r"<[^<>\s\x00-\x20\x7f-\uffff]{1,248}>")
-ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&*+/=?^_`{|}~'-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+ADDRESS = r"[A-Za-z0-9.!#$%&*+/=?^_`{|}~'-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+# A name before the address may be anything that is no second address: a list, a group or a bare comma is refused.
+FROM = re.compile(
+    rf"""(?P<name>(?:"(?:[^"\\]|\\.)*"|[^"<>,;:()])*)<(?P<angle>{ADDRESS})>|(?P<bare>{ADDRESS})(?:\s+\((?P<note>[^()]*)\))?"""
+)
 ROBOTS = {"mailer-daemon", "postmaster", "no-reply", "noreply", "do-not-reply", "donotreply"}
+
+
+def _or(otherwise: T, read: Callable[[], T]) -> T:
+    """What was read, or the other value: on a broken mail the email package raises nearly everything there is."""
+    try:
+        return read()
+    except Exception:
+        return otherwise
 
 
 def parse(raw: bytes, marker: str, modified: float) -> Arrival:
     """Read one mail; `modified` is when the file was delivered, in seconds since 1970."""
-    mail = message_from_bytes(raw)
+    # Mails within mails, a thousand deep, end the full parser; the headers alone are read without recursion.
+    mail = _or(None, lambda: message_from_bytes(raw)) or BytesHeaderParser().parsebytes(raw)
     own = _ids(mail, "Message-ID")
     key = own[0] if own else f"sha256:{hashlib.sha256(raw).hexdigest()}"
     references = _ids(mail, "References")[-50:]
     thread = (references or _ids(mail, "In-Reply-To") or [key])[0]
-    name, address = parseaddr(_header(mail, "From"))
-    sender = address if ADDRESS.fullmatch(address) and len(address) <= 254 else ""
-    text, names = _body(mail)
+    name, sender = _or(("", ""), lambda: _from(mail))
+    names: list[str] = []
+    text = _or("", lambda: _body(mail, names))
     attributes: dict[str, JsonValue] = {
         "message_id": own[0] if own else "",
         "references": list(references),
-        "from_name": clean(name, one_line=True)[:100],
+        "from_name": name,
         "automatic": _automatic(mail, sender),
         "attachments": list(names[:20]),
         "truncated": len(text) > TEXT_LIMIT,
@@ -58,19 +76,37 @@ def clean(text: str, one_line: bool = False) -> str:
     return " ".join(kept.split()) if one_line else kept.strip()
 
 
+def _raw(mail: Message, name: str) -> str:
+    """A header as it was written, on one line."""
+    return " ".join(str(mail.get(name) or "").split())
+
+
 def _header(mail: Message, name: str) -> str:
-    try:
-        value = mail.get(name)
-        return "" if value is None else str(make_header(decode_header(value)))
-    except (LookupError, UnicodeError, ValueError):
-        return str(mail.get(name))
+    written = _or("", lambda: _raw(mail, name))
+    return _or(written, lambda: _decoded_words(written))
+
+
+def _decoded_words(written: str) -> str:
+    return str(make_header(decode_header(written)))
+
+
+def _from(mail: Message) -> tuple[str, str]:
+    """Name and address of the one person who wrote it.
+
+    The address is taken from the header as written and only the name is decoded: an encoded word can spell
+    another address. More than one header or address leaves none that an answer may go to.
+    """
+    found = FROM.fullmatch(_raw(mail, "From")) if len(mail.get_all("From") or ()) == 1 else None
+    if found is None:
+        return clean(_header(mail, "From"), one_line=True)[:100], ""
+    written = (found["name"] or found["note"] or "").strip().strip('"')
+    address = found["angle"] or found["bare"]
+    name = clean(_or(written, lambda: _decoded_words(written)), one_line=True)[:100]
+    return name, address if len(address) <= 254 else ""
 
 
 def _ids(mail: Message, name: str) -> list[str]:
-    try:
-        return SANE_ID.findall(str(mail.get(name) or ""))
-    except (LookupError, UnicodeError, ValueError):
-        return []
+    return _or([], lambda: SANE_ID.findall(str(mail.get(name) or "")))
 
 
 def _automatic(mail: Message, sender: str) -> bool:
@@ -82,21 +118,19 @@ def _automatic(mail: Message, sender: str) -> bool:
 
 
 def _arrived(mail: Message, modified: float) -> datetime:
-    delivered = datetime.fromtimestamp(modified, UTC)
-    try:
-        written = parsedate_to_datetime(_header(mail, "Date"))
-        written = written.replace(tzinfo=UTC) if written.tzinfo is None else written.astimezone(UTC)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return delivered
-    return min(written, delivered)
+    delivered = _or(datetime.now(UTC), lambda: datetime.fromtimestamp(modified, UTC))
+    return min(_or(delivered, lambda: _written(mail)), delivered)
 
 
-def _body(mail: Message) -> tuple[str, list[str]]:
-    """The text for people, plain if there is any, and the names of what was attached and is not opened."""
-    plain, html, names = [], [], []
-    for part in mail.walk():
-        if part.is_multipart():
-            continue
+def _written(mail: Message) -> datetime:
+    at = parsedate_to_datetime(_header(mail, "Date"))
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def _body(mail: Message, names: list[str]) -> str:
+    """The text for people, plain if there is any; `names` takes those of what was attached and is not opened."""
+    plain, html = [], []
+    for part in _parts(mail):
         file = _file_name(part)
         if file or part.get_content_disposition() == "attachment":
             names.append(clean(file or "unnamed", one_line=True)[:100])
@@ -104,28 +138,33 @@ def _body(mail: Message) -> tuple[str, list[str]]:
             html.append(_without_tags(_decoded(part)))
         elif part.get_content_maintype() == "text":
             plain.append(_decoded(part))
-    return clean("\n".join(plain if any(one.strip() for one in plain) else html)), names
+    return clean("\n".join(plain if any(one.strip() for one in plain) else html))
+
+
+def _parts(mail: Message) -> list[Message]:
+    """The leaves of a mail in order, without recursion."""
+    found: list[Message] = []
+    waiting = [mail]
+    while waiting and len(found) < PARTS_LIMIT:
+        part = waiting.pop()
+        inside = part.get_payload()
+        if part.is_multipart() and isinstance(inside, list):
+            waiting.extend(one for one in reversed(inside) if isinstance(one, Message))
+        else:
+            found.append(part)
+    return found
 
 
 def _file_name(part: Message) -> str:
-    try:
-        return part.get_filename() or ""
-    except (LookupError, UnicodeError, ValueError, TypeError):
-        return "unnamed"
+    return _or("unnamed", lambda: part.get_filename() or "")
 
 
 def _decoded(part: Message) -> str:
-    try:
-        payload = part.get_payload(decode=True)
-    except (LookupError, UnicodeError, ValueError):
-        payload = None
+    payload = _or(None, lambda: part.get_payload(decode=True))
     if not isinstance(payload, bytes):
         return str(part.get_payload())
-    charset = str(part.get_param("charset") or "utf-8")
-    try:
-        return payload.decode(charset, "replace")
-    except (LookupError, UnicodeError, ValueError):
-        return payload.decode("utf-8", "replace")
+    charset = _or("utf-8", lambda: str(part.get_param("charset") or "utf-8"))
+    return _or(payload.decode("utf-8", "replace"), lambda: payload.decode(charset, "replace"))
 
 
 class _Words(HTMLParser):
@@ -150,9 +189,11 @@ class _Words(HTMLParser):
 
 
 def _without_tags(html: str) -> str:
+    # html.parser gives up on some broken declarations
+    return _or(re.sub(r"<[^>]*>", " ", html), lambda: _seen(html))
+
+
+def _seen(html: str) -> str:
     reader = _Words()
-    try:
-        reader.feed(html)
-    except (AssertionError, ValueError):  # html.parser gives up on some broken declarations
-        return re.sub(r"<[^>]*>", " ", html)
+    reader.feed(html)
     return "".join(reader.words)
