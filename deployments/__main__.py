@@ -44,7 +44,8 @@ def up(port: Annotated[int, typer.Option(help="Where Prefect's server and UI lis
         asked, house = stopping(), House(port)
         try:
             out.print(f"Starting. Logs are in {home() / 'logs'}")
-            house.start()
+            house.start_server()
+            house.start_worker()
             out.print(f"Up. Watch the agents at {house.ui} (Ctrl-C or `down` stops all).")
             while not asked:
                 for said in house.look():

@@ -22,7 +22,8 @@ from deployments.tickets import deliver, tickets
 from tasks.errors import BadInput
 from tasks.home import PROJECT
 
-DEPLOYMENT = "agent-loop/support"
+AGENT = "support"
+DEPLOYMENT = f"agent-loop/{AGENT}"
 PATIENCE_SECONDS = 240.0
 out = Console(highlight=False)
 
@@ -44,7 +45,9 @@ def run(folder: Path | None, seed: int, figures: Path | None, keep: bool, port: 
         asked, house = stopping(), House(port or free_port())
         try:
             out.print(f"Starting Prefect's server and a worker; all state is in {folder}", soft_wrap=True)
-            house.start()
+            house.start_server()
+            asyncio.run(_go_live())  # before the first heartbeat, which would only rehearse
+            house.start_worker()
             out.print(f"Watch it at {house.ui}")
             result = _play(house, folder, seed, asked)
             _show(result, house.ui)
@@ -61,7 +64,6 @@ def run(folder: Path | None, seed: int, figures: Path | None, keep: bool, port: 
 def _play(house: House, folder: Path, seed: int, asked: list[int]) -> Tally:
     count = len(list((folder / "inbox/new").iterdir()))
     kill_at = random.Random(seed).randint(5, 35)
-    first = asyncio.run(_go_live())
     killed, recovered = 0.0, 0.0
     at_kill = 0
     until = time.monotonic() + PATIENCE_SECONDS
@@ -72,7 +74,7 @@ def _play(house: House, folder: Path, seed: int, asked: list[int]) -> Tally:
         while time.monotonic() < until and not asked:
             mails = outgoing(folder)
             progress.update(bar, completed=mails)
-            if not killed and mails >= kill_at and (pid := _process_of(first)):
+            if not killed and mails >= kill_at and (pid := _at_work()):
                 os.kill(pid, signal.SIGKILL)
                 killed, at_kill = time.monotonic(), outgoing(folder)
                 progress.console.print(f"[red]killed process {pid} with SIGKILL[/red] at outgoing mail {at_kill}")
@@ -89,7 +91,7 @@ def _play(house: House, folder: Path, seed: int, asked: list[int]) -> Tally:
     return asyncio.run(tally(folder, killed > 0, round(recovered - killed, 2) if recovered else None))
 
 
-async def _go_live() -> str:
+async def _go_live() -> None:
     """Turn the rehearsal off for the demonstration's own deployment, and start the first tick now."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentUpdate
@@ -98,16 +100,15 @@ async def _go_live() -> str:
         found = await client.read_deployment_by_name(DEPLOYMENT)
         parameters = {**found.parameters, "dry_run": False}
         await client.update_deployment(found.id, DeploymentUpdate(parameters=parameters))
-        run = await client.create_flow_run_from_deployment(found.id, parameters=parameters)
-    return str(run.id)
+        await client.create_flow_run_from_deployment(found.id, parameters=parameters)
 
 
-def _process_of(flow_run: str) -> int | None:
+def _at_work() -> int | None:
+    """The process of the tick that has the agent: the heartbeat's own may have come before the one asked for."""
     from tasks.ledger import the_ledger
-    from tasks.ledger.holders import alive
+    from tasks.ledger.agents import at_work
 
-    rows = the_ledger().read_now("find the tick's process", alive)
-    return next((row.pid for row in rows if row.flow_run == flow_run), None)
+    return the_ledger().read_now("find the tick's process", lambda c: at_work(c, AGENT))
 
 
 async def _idle() -> bool:

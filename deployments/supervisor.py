@@ -155,11 +155,11 @@ class House:
     def ui(self) -> str:
         return self.api.removesuffix("/api")
 
-    def start(self, seconds: float = 90.0) -> None:
-        """Bring everything up, in order; BadInput that names the log when it does not come."""
+    def start_server(self, seconds: float = 90.0) -> None:
+        """Bring up the server with its pool and deployments; BadInput that names the log when it does not come."""
         if healthy(self.api):
             raise BadInput(f"A server answers at {self.ui} already. Stop it, or choose another --port.")
-        server, worker = self.children
+        server = self.children[0]
         server.keep()
         until = time.monotonic() + seconds
         while not healthy(self.api):
@@ -168,7 +168,10 @@ class House:
             time.sleep(0.2)
         self._run("work-pool", "create", POOL, "--type", "process", "--overwrite")
         self._run("--no-prompt", "deploy", "--all")
-        worker.keep()
+
+    def start_worker(self) -> None:
+        """From here on ticks run."""
+        self.children[1].keep()
 
     def _run(self, *words: str) -> None:
         done = subprocess.run(

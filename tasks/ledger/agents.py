@@ -33,6 +33,12 @@ def release_agent(c: Connection, name: str, holder: str) -> None:
     c.execute(update(agents).where(agents.c.name == name, agents.c.holder == holder).values(holder=None, fruitless=0))
 
 
+def at_work(c: Connection, name: str) -> int | None:
+    """The process whose tick has this agent; None between ticks."""
+    held = select(holders.c.pid).join(agents, agents.c.holder == holders.c.id)
+    return c.execute(held.where(agents.c.name == name, holders.c.ended == "")).scalar()
+
+
 def is_draining(c: Connection, name: str) -> bool:
     """Whether the agent shall hand its work back between two steps."""
     return bool(c.execute(select(agents.c.draining).where(agents.c.name == name)).scalar())
