@@ -61,20 +61,19 @@ def up(port: Annotated[int, typer.Option(help="Where Prefect's server and UI lis
 @app.command()
 def down(seconds: Annotated[float, typer.Option(help="How long `up` may take to drain.")] = 60.0) -> None:
     """Drain and stop what `up` started; no run is left as Running."""
-    try:
-        pid = int((home() / "up.lock").read_text().strip() or "0")
-        os.kill(pid, signal.SIGTERM) if pid else None
-    except (OSError, ValueError):
-        raise _fail(f"Nothing is up on {home()}.") from None
+    from deployments.supervisor import who_is_up
+
+    pid = who_is_up()
+    if pid is None:
+        raise _fail(f"Nothing is up on {home()}.")
+    os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+        if who_is_up() != pid:
             out.print("Down.")
             return
         time.sleep(0.1)
-    raise _fail(f"Process {pid} is still draining after {seconds:.0f} s. Wait, or end it with `kill {pid}`.")
+    raise _fail(f"Process {pid} is still draining after {seconds:.0f} s. Wait, or end it with `kill -9 {pid}`.")
 
 
 @app.command()

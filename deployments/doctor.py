@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import httpx
+import yaml
 from rich.console import Console
 from sqlalchemy import Connection, func, select
 
@@ -149,8 +150,11 @@ async def _pool(api: str) -> list[Finding]:
         start = f"Run `up`, or `prefect worker start --pool {POOL}` in {PROJECT}."
         found = [Finding(f"{len(online)} worker(s) online in pool {POOL}", "" if online else start)]
         names = {one.name for one in await client.read_deployments()}
-        deployed = "support" in names
-        found.append(Finding(f"deployments: {', '.join(sorted(names)) or 'none'}", "" if deployed else DEPLOY))
+        blocks = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+        missing = sorted({block["name"] for block in blocks} - names)
+        found.append(Finding(f"deployments: {', '.join(sorted(names)) or 'none'}"))
+        if missing:
+            found.append(Finding(f"not deployed: {', '.join(missing)}", DEPLOY))
     return found
 
 

@@ -129,6 +129,19 @@ def only_one() -> Iterator[None]:
         yield
 
 
+def who_is_up() -> int | None:
+    """The process that holds this folder. The lock says so and not the number in it, which may be another's by now."""
+    try:
+        with (home() / "up.lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        said = (home() / "up.lock").read_text().strip()
+        return int(said) if said.isdigit() else None
+    except OSError:
+        return None
+    return None
+
+
 def healthy(api: str) -> bool:
     """Whether Prefect's server answers."""
     try:
@@ -197,12 +210,15 @@ class House:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """End the worker, then the server."""
-        for child in reversed(self.children):
-            child.stop()
+        """End the worker and what it ran, let Prefect show that, and end the server."""
+        server, worker = self.children
+        worker.stop()
+        with contextlib.suppress(LedgerLost, httpx.HTTPError, OSError):
+            recover(go_on=False)
+        server.stop()
 
 
-def recover() -> list[str]:
+def recover(go_on: bool = True) -> list[str]:
     """End the leases of the dead and ask Prefect for a tick in place of each run that died; safe to do twice."""
     ledger = the_ledger()
     # Read first: a look at nothing must not write.
@@ -214,10 +230,10 @@ def recover() -> list[str]:
     if not ended:
         return []
     rows = ledger.read_now("read the dead", lambda c: c.execute(holders.select().where(holders.c.id.in_(ended))).all())
-    return [asyncio.run(_again(row.id, row.flow_run, row.pid)) for row in rows]
+    return [asyncio.run(_again(row.id, row.flow_run, row.pid, go_on)) for row in rows]
 
 
-async def _again(holder: str, flow_run: str, pid: int) -> str:
+async def _again(holder: str, flow_run: str, pid: int, go_on: bool) -> str:
     """Let Prefect show a dead run and its subflows as Crashed, and make one new run of its deployment."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
@@ -237,7 +253,7 @@ async def _again(holder: str, flow_run: str, pid: int) -> str:
             # Nobody else does it: the worker reports the run it started and not its subflows, and it may be dead too.
             if one.state is not None and not one.state.is_final():
                 await client.set_flow_run_state(one.id, Crashed(message=f"Process {pid} is gone."), force=True)
-        if run.deployment_id is None:
+        if run.deployment_id is None or not go_on:
             return said
         # The key makes one new run out of however many observers see the same death.
         new = await client.create_flow_run_from_deployment(

@@ -149,13 +149,8 @@ def arrival(number: int, thread: str = "", body: str = "one two three") -> Arriv
 
 def fill(ledger: Ledger, box: Path, arrivals: list[Arrival], *, dry_run: bool = False, **settings: object) -> Agent:
     """Enter an agent and its cases as a tick would."""
-    agent = Agent(
-        name="desk",
-        source="maildir:/inbox",
-        skills=["practice"],
-        effects={"reply": f"maildir:{box / 'sent'}"},
-        **settings,  # type: ignore[arg-type]
-    )
+    given = {"name": "desk", "source": "maildir:/inbox", "skills": ["practice"]}
+    agent = Agent.model_validate(given | {"effects": {"reply": f"maildir:{box / 'sent'}"}} | settings)
 
     def enter(c):  # type: ignore[no-untyped-def]
         holder = uuid.uuid4().hex

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
 from sqlalchemy import func, select
 
 from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases, effects, steps
-from tests.conftest import PROJECT, arrival, fill, wait_for
+from tests.conftest import PROJECT, arrival, fill, free_port, wait_for
 
 CASES = 4
 DOORWAYS = ["begin", "store step", "intend", "dispatch", "confirm", "settle", "send"]
@@ -24,7 +27,7 @@ DOORWAYS = ["begin", "store step", "intend", "dispatch", "confirm", "settle", "s
 class Scene:
     """One inbox of cases, and processes that work it."""
 
-    def __init__(self, ledger: Ledger, box: Path, api: str) -> None:
+    def __init__(self, ledger: Ledger, box: Path, api: str, **settings: object) -> None:
         self.ledger, self.box, self.log = ledger, box, box / "log"
         self.log.touch()
         self.env = {
@@ -36,7 +39,7 @@ class Scene:
             "PREFECT_LOGGING_LEVEL": "WARNING",
             "PREFECT_HOME": str(box / "prefect"),
         }
-        fill(ledger, box, [arrival(number) for number in range(1, CASES + 1)])
+        fill(ledger, box, [arrival(number) for number in range(1, CASES + 1)], **settings)
 
     def start(
         self, doorway: str = "", how: str = "KILL", lease: str = "", prefix: tuple[str, ...] = ()
@@ -132,6 +135,42 @@ def test_two_processes_on_one_inbox_share_it_without_a_double(scene: Scene) -> N
     scene.finish()
     scene.judge(Counter(), set())
     assert set(scene.lines().values()) == {1}
+
+
+class Heard:
+    """What a mail server was told, the one witness outside."""
+
+    def __init__(self) -> None:
+        self.mails: list[bytes] = []
+
+    async def handle_DATA(self, _: SMTP, session: Session, envelope: Envelope) -> str:
+        assert isinstance(envelope.content, bytes)
+        self.mails.append(envelope.content)
+        return "250 OK"
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_mail_that_nobody_can_look_for_is_not_sent_again_until_a_person_says_so(
+    ledger: Ledger, tmp_path: Path, prefect_server: str, sent: bool
+) -> None:
+    heard = Heard()
+    server = Controller(heard, hostname="127.0.0.1", port=free_port())
+    server.start()
+    try:
+        channel = {"reply": f"smtp://127.0.0.1:{server.port}"}
+        scene = Scene(ledger, tmp_path, prefect_server, effects=channel, concurrency=1)
+        killed = scene.start("after:send:2" if sent else "before:send:2")
+        assert killed.wait(60) == -signal.SIGKILL
+        scene.finish(2)
+        assert len(heard.mails) == CASES - (0 if sent else 1)
+        row = ledger.read_now("look", lambda c: c.execute(select(cases).where(cases.c.state == "parked")).one())
+        assert "look outside" in row.reason
+        command = [sys.executable, "-m", "deployments", "resolve", str(row.id), "--sent" if sent else "--not-sent"]
+        subprocess.run(command, env=scene.env, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+        scene.finish()
+        assert len(heard.mails) == CASES == len({message_from_bytes(one)["Message-ID"] for one in heard.mails})
+    finally:
+        server.stop()
 
 
 def test_several_kills_in_a_row_repeat_nothing(scene: Scene) -> None:

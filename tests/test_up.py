@@ -1,0 +1,127 @@
+"""`up` keeps server and worker alive through kills, and `down` leaves nothing running and no run shown as running."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.supervisor import healthy
+from deployments.tickets import deliver, tickets
+from tests.conftest import PROJECT, free_port, wait_for
+
+ALIVE = ("RUNNING", "PENDING", "CANCELLING")
+
+
+class Up:
+    """An installation in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.api = f"http://127.0.0.1:{self.port}/api"
+        self.env = {one: value for one, value in os.environ.items() if not one.startswith(("PREFECT_", "HOLDFAST_"))}
+        self.env |= {"HOLDFAST_HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+        self.said = folder / "said"
+        deliver(tickets(1), folder / "inbox")
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "deployments", "up", "--port", str(self.port)]
+        with self.said.open("wb") as said:
+            self.process = subprocess.Popen(command, env=self.env, cwd=PROJECT, stdout=said, stderr=said)
+        self.wait_to_hear("Up. Watch")
+        return self.process
+
+    def wait_to_hear(self, words: str) -> None:
+        wait_for(lambda: words in self.said.read_text() or self.process.poll() is not None, 120, words)
+        assert words in self.said.read_text(), self.said.read_text()
+
+    def tick(self) -> None:
+        async def ask() -> None:
+            async with get_client() as client:
+                found = await client.read_deployment_by_name("agent-loop/support")
+                await client.create_flow_run_from_deployment(
+                    found.id, parameters={**found.parameters, "dry_run": False}
+                )
+
+        with temporary_settings({PREFECT_API_URL: self.api}):
+            asyncio.run(ask())
+
+    def mails(self) -> int:
+        return sum(len(list(self.folder.glob(f"{box}/new/*"))) for box in ("sent", "handover"))
+
+    def down(self) -> None:
+        command = [sys.executable, "-m", "deployments", "down"]
+        subprocess.run(command, env=self.env, cwd=PROJECT, check=True, capture_output=True, timeout=90)
+        assert self.process.wait(10) == 0
+
+    def shown(self, *states: str) -> list[Any]:
+        """What the UI would show, read from Prefect's database because its server is down."""
+        marks = ",".join("?" * len(states))
+        with sqlite3.connect(f"file:{self.folder}/prefect/prefect.db?mode=ro", uri=True) as kept:
+            query = f"SELECT name, state_type, state_name FROM flow_run WHERE state_type IN ({marks})"
+            return kept.execute(query, states).fetchall()
+
+    def living(self) -> list[str]:
+        found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        ours = [line for line in found.splitlines() if "prefect" in line]
+        return [line for line in ours if str(self.folder) in _environment(line.split()[0])]
+
+
+def _environment(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    house = Up(tmp_path)
+    try:
+        yield house
+    finally:
+        for line in house.living():
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+        house.process.kill()
+        house.process.wait()
+
+
+@pytest.mark.timeout(400)
+def test_what_dies_is_started_again_and_down_leaves_nothing_behind(up: Up) -> None:
+    children = {
+        word: line.split()[0] for line in up.living() for word in ("server", "worker") if f"{word} start" in line
+    }
+    for name in ("server", "worker"):
+        os.kill(int(children[name]), signal.SIGKILL)
+        up.wait_to_hear(f"{name} died")
+    wait_for(lambda: healthy(up.api), 60, "the server's return")
+    second = subprocess.run(
+        [sys.executable, "-m", "deployments", "up"], env=up.env, cwd=PROJECT, capture_output=True, text=True
+    )
+    assert second.returncode == 1 and "runs already" in second.stdout
+    up.tick()
+    wait_for(lambda: up.mails() >= 3, 90, "the first mails after the restart")
+    up.down()
+    assert up.shown(*ALIVE) == [] and up.living() == []
+    first = up.mails()
+    assert first < 47, "the drain came too late to show anything"
+    with sqlite3.connect(up.folder / "ledger.db") as ledger:
+        states = dict(ledger.execute("SELECT state, count(*) FROM cases GROUP BY state").fetchall())
+    assert set(states) <= {"open", "settled"} and states["settled"] == first, states
+    up.start()
+    up.tick()
+    wait_for(lambda: up.mails() == 47, 90, "the rest of the inbox")
+    up.down()
+    assert up.shown(*ALIVE) == [] and up.living() == []
+    assert "Draining" in up.said.read_text()
