@@ -115,7 +115,8 @@ async def _tick(ledger: Ledger, agent: Agent, dry_run: bool) -> State[Any]:
             log.info("%d case(s) go to %s", len(ids), skill)
             tried.update(ids)
             worked += len(ids)
-            await skill_flow(skill)(cases=ids)
+            named = f"{skill}: {len(ids)} case(s) of {agent.name}{', rehearsal' if dry_run else ''}"
+            await skill_flow(skill).with_options(flow_run_name=named)(cases=ids)
     left = await ledger.read("count what is left", lambda c: counts(c, agent.name))
     summary = _summary(new, worked, left, dry_run)
     if not worked:

@@ -47,7 +47,7 @@ def catalogue() -> dict[str, Path]:
     return {one.stem: one for one in found if one.suffix == ".py" or (one / "__init__.py").is_file()}
 
 
-def skill_flow(name: str) -> Callable[..., Coroutine[Any, Any, None]]:
+def skill_flow(name: str) -> Flow[..., Coroutine[Any, Any, None]]:
     """The flow of a skill: the one in its module that has its name. BadInput if there is none."""
     if name not in catalogue():
         raise BadInput(f"No skill is called {name!r}. Skills here: {', '.join(sorted(catalogue()))}.")

@@ -194,6 +194,8 @@ def migrate(ledger: Ledger) -> None:
 
     try:
         migrations.upgrade(ledger.engine)
+    except migrations.Newer as why:
+        raise BadInput(f"The ledger {ledger.engine.url!r} {why}") from why
     except SQLAlchemyError as why:
         raise LedgerLost("prepare its tables", _plain(why)) from why
 

@@ -10,6 +10,10 @@ HEAD = "0001"
 LOCK = 5_108_114  # any number, the same for all processes of the project
 
 
+class Newer(Exception):
+    """The tables were made by a later version of the project."""
+
+
 def _at_head(connection: Connection) -> bool:
     if not inspect(connection).has_table("alembic_version"):
         return False
@@ -24,6 +28,7 @@ def upgrade(engine: Engine) -> None:
     # Imported here because a tick that finds its tables ready should not pay for it.
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
@@ -32,4 +37,7 @@ def upgrade(engine: Engine) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         if not _at_head(connection):
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as why:  # a revision that this version does not know
+                raise Newer("was made by a newer Holdfast. Update the clone, or name another ledger.") from why
