@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
@@ -174,9 +174,12 @@ def begin(
     return Work(load(row), fence, row.take, row.resend, kept, policy, agent, owner.dry_run, row.suspect)
 
 
+_HELD = select(cases.c.fence, cases.c.state).where(cases.c.id == bindparam("case")).with_for_update()
+
+
 def guard(c: Connection, case: CaseId, fence: int, doing: str) -> None:
     """Refuse a writer that no longer holds the case; the row stays locked until the end of the transaction."""
-    row = c.execute(select(cases.c.fence, cases.c.state).where(cases.c.id == case).with_for_update()).one_or_none()
+    row = c.execute(_HELD, {"case": case}).one_or_none()
     if row is None or row.fence != fence or row.state != "working":
         raise FenceLost(case, fence, doing)
 

@@ -22,6 +22,7 @@ from tasks.home import home
 
 T = TypeVar("T")
 Job = Callable[[Connection], T]
+"""A write or a read. It may be called again after a rollback, so it touches nothing but the database."""
 
 BUSY_SECONDS = 15  # how long a locked database is waited for before the work in hand stops
 GROUP = 64  # writes that share one sync
@@ -135,31 +136,22 @@ class Ledger:
                     self._write_alone(job)
 
     def _write_together(self, group: list[tuple[str, Job[Any], Future[Any]]]) -> bool:
-        """One commit for all; False if the database refused before anything was applied."""
-        results: list[tuple[Future[Any], Any, BaseException | None]] = []
+        """One commit for all; False if nothing was applied and each must be tried alone."""
         committing = False
         try:
             with self.engine.connect() as connection, connection.begin():
-                for _, job, promise in group:
-                    savepoint = connection.begin_nested()
-                    try:
-                        results.append((promise, job(connection), None))
-                        savepoint.commit()
-                    except SQLAlchemyError:
-                        raise
-                    except BaseException as why:  # the caller's own refusal, such as a lost fence: only its writes go
-                        savepoint.rollback()
-                        results.append((promise, None, why))
+                results = [job(connection) for _, job, _ in group]
                 committing = True
         except BaseException as why:
+            # A job that refuses, such as a lost fence, takes nobody's writes along: the group is rolled back whole.
             # A commit that failed may have been applied. Only a refusal that says «nothing was» leads to another try.
             if not committing or _again(why):
                 return False
             for doing, _, promise in group:
                 promise.set_exception(LedgerLost(doing, _plain(why)))
             return True
-        for promise, value, refusal in results:
-            promise.set_exception(refusal) if refusal is not None else promise.set_result(value)
+        for (_, _, promise), value in zip(group, results, strict=True):
+            promise.set_result(value)
         return True
 
     def _write_alone(self, one: tuple[str, Job[Any], Future[Any]]) -> None:

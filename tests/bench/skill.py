@@ -1,10 +1,12 @@
 """The same five steps three ways: as a durable skill, as bare Prefect, and against a hand-written SQLite journal."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 from prefect import flow, task
@@ -13,7 +15,16 @@ from prefect.cache_policies import NO_CACHE
 from skills import ONCE_PER_CASE, Case, CaseId, Outcome, each
 
 MODEL_SECONDS = float(os.environ.get("MODEL_SECONDS", "0.8"))
-STEPS = ("read", "think", "draft", "check", "file")
+STEPS = tuple(os.environ.get("STEPS", "read think draft check file").split())
+SPENT: list[float] = []
+"""Seconds that the steps of each case took together, without what comes before and after them."""
+
+
+@contextlib.contextmanager
+def spending() -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    SPENT.append(time.perf_counter() - began)
 
 
 async def act(name: str, given: str) -> str:
@@ -35,8 +46,9 @@ async def bare(number: int, name: str, given: str) -> str:
 
 async def work(case: Case) -> Outcome:
     text = case.subject
-    for name in STEPS:
-        text = await durable(case, name, text)
+    with spending():
+        for name in STEPS:
+            text = await durable(case, name, text)
     return Outcome(kind="acted", answer="worked")
 
 
@@ -64,8 +76,9 @@ async def bare_prefect(numbers: list[int], concurrency: int) -> None:
 
     async def one(number: int) -> None:
         text = f"Question {number}"
-        for name in STEPS:
-            text = await bare(number, name, text)
+        with spending():
+            for name in STEPS:
+                text = await bare(number, name, text)
 
     await side_by_side(numbers, concurrency, one)
 
@@ -79,6 +92,7 @@ async def journal(path: Path, numbers: list[int], concurrency: int) -> None:
 
     async def one(number: int) -> None:
         text = f"Question {number}"
+        began = time.perf_counter()
         for name in STEPS:
             query = "SELECT value FROM steps WHERE number = ? AND name = ?"
             if row := kept.execute(query, (number, name)).fetchone():
@@ -86,6 +100,7 @@ async def journal(path: Path, numbers: list[int], concurrency: int) -> None:
                 continue
             text = await act(name, text)
             kept.execute("INSERT INTO steps VALUES (?, ?, ?)", (number, name, json.dumps(text)))
+        SPENT.append(time.perf_counter() - began)
 
     await side_by_side(numbers, concurrency, one)
     kept.close()

@@ -21,8 +21,9 @@ from rich.table import Table
 
 PROJECT = Path(__file__).resolve().parents[2]
 CASES, CONCURRENCY, MODEL = 47, 8, 0.8
-IDEAL = -(-CASES // CONCURRENCY) * MODEL  # seconds, if everything but the model were free
+IDEAL = CASES * MODEL / CONCURRENCY  # seconds, if everything but the model were free
 SETTLED = 1_000_000
+MANY = " ".join(f"step{number}" for number in range(200))
 out = Console(highlight=False, width=110)
 
 
@@ -90,7 +91,7 @@ def main() -> None:
             for kind in kinds:
                 batch[kind].append(child(api, f"batch-{kind}", MODEL_SECONDS=str(MODEL))["seconds"])
             for kind in kinds:
-                found = child(api, f"step-{kind}", MODEL_SECONDS="0")
+                found = child(api, f"step-{kind}", MODEL_SECONDS="0", STEPS=MANY)
                 step[kind].append(found["miss_ms"])
                 if kind == "durable":
                     step["hit"].append(found["hit_ms"])
@@ -123,7 +124,8 @@ def _show(figures: dict[str, Any]) -> None:
         f"{step['journal']:.2f} ms",
         f"{step['durable'] - step['bare']:+.2f} ms on Prefect's own",
     )
-    table.add_row("one step, finished before", f"{step['hit']:.2f} ms", "", "", f"{step['hit'] / step['bare']:.2f}")
+    less = f"{step['hit'] - step['bare']:+.2f} ms on Prefect's own"
+    table.add_row("one step, finished before", f"{step['hit']:.2f} ms", "", "", less)
     many = figures["thousand"]
     table.add_row("1,000 cases, 16 at once", f"{many['seconds']:.1f} s, {many['settled']} settled", "", "", "")
     for name, key, unit in (("begin + settle a case", "claim_ms", "ms"), ("memory of a tick", "megabytes", "MB")):
