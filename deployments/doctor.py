@@ -25,7 +25,7 @@ from tasks.ledger.agents import all_agents
 from tasks.ledger.database import one_line
 from tasks.ledger.effects import in_doubt
 from tasks.ledger.holders import alive, process_of
-from tasks.ledger.tables import cases
+from tasks.ledger.tables import cases, unsettled
 from tasks.process import is_gone
 
 STUCK_SECONDS = 3600.0
@@ -111,7 +111,9 @@ def _stuck(c: Connection) -> list[Finding]:
         if row.state == "unknown":
             remedy = f"Look outside, then: resolve {row.case} --sent (or --not-sent)"
             found.append(Finding(f"nobody can tell whether {row.kind} of case {row.case} is out: {row.why}", remedy))
-    old = select(func.count()).where(cases.c.state == "open", cases.c.recorded < time.time() - STUCK_SECONDS)
+    old = select(func.count()).where(
+        unsettled(), cases.c.state == "open", cases.c.recorded < time.time() - STUCK_SECONDS
+    )
     if waiting := c.execute(old).scalar_one():
         remedy = "Is a worker up, and does the agent's schedule run? See `why` for one of them."
         found.append(Finding(f"{waiting} case(s) wait for more than an hour", remedy))

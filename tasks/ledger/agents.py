@@ -7,7 +7,7 @@ import time
 from sqlalchemy import Connection, Row, insert, select, update
 
 from tasks.ledger.cases import insert_or_nothing
-from tasks.ledger.tables import agents, cases, holders, journal
+from tasks.ledger.tables import agents, cases, holders, journal, unsettled
 from tasks.records import Agent
 
 
@@ -49,8 +49,12 @@ def switch_effects(c: Connection, name: str, on: bool, who: str) -> bool:
     if c.execute(update(agents).where(agents.c.name == name).values(effects_on=on)).rowcount == 0:
         return False
     if on:
-        waiting = (cases.c.agent == name, cases.c.state == "parked", cases.c.reason.like("effects are switched off%"))
-        c.execute(update(cases).where(*waiting).values(state="open", reason=""))
+        waiting = (unsettled(), cases.c.agent == name, cases.c.state == "parked")
+        c.execute(
+            update(cases)
+            .where(*waiting, cases.c.reason.like("effects are switched off%"))
+            .values(state="open", reason="")
+        )
     note(c, who, f"effects switched {'on' if on else 'off'}", agent=name)
     return True
 

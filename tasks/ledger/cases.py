@@ -13,12 +13,11 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
 
 from tasks.errors import FenceLost
-from tasks.ledger.tables import agents, attempts, cases, markers, outcomes, steps
+from tasks.ledger.tables import agents, attempts, cases, markers, outcomes, steps, unsettled
 from tasks.records import Agent, Arrival, Case, CaseId, Outcome, Policy
 
 ERRORS = 3  # attempts in a row that end in an error, before the case is quarantined
 BACKOFF_SECONDS = (20.0, 120.0)
-UNSETTLED = ("open", "working", "parked")
 
 
 class Work(NamedTuple):
@@ -75,7 +74,7 @@ def load(row: Row[tuple[object, ...]]) -> Case:
 
 def undecided(c: Connection, agent: str, limit: int) -> list[Case]:
     """Cases nobody has chosen a skill for yet, oldest first."""
-    found = select(cases).where(cases.c.agent == agent, cases.c.state == "open", cases.c.skill == "")
+    found = select(cases).where(unsettled(), cases.c.agent == agent, cases.c.state == "open", cases.c.skill == "")
     return [load(row) for row in c.execute(found.order_by(cases.c.id).limit(limit))]
 
 
@@ -88,6 +87,7 @@ def ready(c: Connection, agent: str, limit: int) -> list[tuple[CaseId, str]]:
     """Cases that can be begun now, oldest first, with the skill that was decided; one per thread."""
     other = cases.alias("other")
     held_up = and_(
+        unsettled(other),
         other.c.source == cases.c.source,
         other.c.thread == cases.c.thread,
         other.c.id != cases.c.id,
@@ -99,7 +99,8 @@ def ready(c: Connection, agent: str, limit: int) -> list[tuple[CaseId, str]]:
     )
     found = (
         select(cases.c.id, cases.c.skill)
-        .where(cases.c.agent == agent, cases.c.state == "open", cases.c.skill != "", cases.c.not_before <= time.time())
+        .where(unsettled(), cases.c.agent == agent, cases.c.state == "open")
+        .where(cases.c.skill != "", cases.c.not_before <= time.time())
         .where(~exists().where(held_up))
         .order_by(cases.c.id)
         .limit(limit)
@@ -143,7 +144,7 @@ def begin(
         select(func.min(cases.c.id)).where(
             cases.c.source == row.source,
             cases.c.thread == row.thread,
-            cases.c.state.in_(UNSETTLED),
+            unsettled(),
             cases.c.id != case,
             (cases.c.id < case) | (cases.c.state == "working"),
         )
@@ -242,9 +243,5 @@ def hand_back(c: Connection, work: Work, why: str, error: bool, replayed: int = 
 
 def counts(c: Connection, agent: str) -> dict[str, int]:
     """Unsettled cases of an agent by state."""
-    found = (
-        select(cases.c.state, func.count())
-        .where(cases.c.agent == agent, cases.c.state.in_(UNSETTLED))
-        .group_by(cases.c.state)
-    )
+    found = select(cases.c.state, func.count()).where(cases.c.agent == agent, unsettled()).group_by(cases.c.state)
     return {row[0]: row[1] for row in c.execute(found)}

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from tasks.errors import FenceLost
 from tasks.ledger.cases import Work, guard
 from tasks.ledger.holders import proved_dead
-from tasks.ledger.tables import agents, effects
+from tasks.ledger.tables import agents, effects, on_their_way
 from tasks.records import Effect, Receipt
 
 
@@ -112,4 +112,4 @@ def resolve_unknown(c: Connection, key: str, sent: bool, who: str) -> bool:
 
 def in_doubt(c: Connection) -> list[Row[tuple[object, ...]]]:
     """Effects that were on their way when something happened."""
-    return list(c.execute(select(effects).where(effects.c.state.in_(("dispatching", "unknown")))).all())
+    return list(c.execute(select(effects).where(on_their_way())).all())

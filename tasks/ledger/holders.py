@@ -5,9 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from tasks.ledger.tables import agents, attempts, cases, effects, holders, journal, sightings, steps
+from tasks.ledger.tables import (
+    agents,
+    attempts,
+    cases,
+    effects,
+    holders,
+    journal,
+    not_ended,
+    on_their_way,
+    sightings,
+    steps,
+)
 from tasks.process import Process, is_gone, make_gone, this_boot
 
 BEAT_SECONDS = 2.0
@@ -54,7 +65,7 @@ def take_over_from_the_dead(c: Connection, me: str = "", clock: float | None = N
     """
     now = time.monotonic() if clock is None else clock
     ended = []
-    for row in c.execute(select(holders).where(holders.c.ended == "", holders.c.id != me)).all():
+    for row in c.execute(select(holders).where(not_ended(), holders.c.id != me)).all():
         if is_gone(process_of(row)):
             verdict = "dead"
         elif _lapsed(c, row.id, row.beat, now):
@@ -134,11 +145,11 @@ def _end_ticks(c: Connection, holder: str, how: str) -> None:
 
 def alive(c: Connection) -> list[Row[tuple[object, ...]]]:
     """Holders nobody has ended, oldest first."""
-    return list(c.execute(select(holders).where(holders.c.ended == "").order_by(holders.c.since)).all())
+    return list(c.execute(select(holders).where(not_ended()).order_by(holders.c.since)).all())
 
 
 def forget_old(c: Connection, days: float) -> int:
     """Retention: drop ended holders that no effect in doubt still names."""
-    in_doubt = select(effects.c.dispatcher).where(effects.c.state.in_(("dispatching", "unknown")))
-    old = (holders.c.since < time.time() - days * 86400, holders.c.ended != "", or_(holders.c.id.not_in(in_doubt)))
+    in_doubt = select(effects.c.dispatcher).where(on_their_way())
+    old = (holders.c.since < time.time() - days * 86400, holders.c.ended != "", holders.c.id.not_in(in_doubt))
     return c.execute(delete(holders).where(*old)).rowcount

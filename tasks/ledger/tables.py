@@ -3,8 +3,10 @@
 from sqlalchemy import (
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     LargeBinary,
@@ -13,10 +15,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
 metadata = MetaData()
+UNSETTLED = "state IN ('open', 'working', 'parked')"
 
 agents = Table(
     "agents",
@@ -99,19 +103,30 @@ cases = Table(
         "agent",
         "state",
         "id",
-        sqlite_where=text("state IN ('open', 'working', 'parked')"),
-        postgresql_where=text("state IN ('open', 'working', 'parked')"),
+        sqlite_where=text(UNSETTLED),
+        postgresql_where=text(UNSETTLED),
     ),
     Index(
         "cases_threads",
         "source",
         "thread",
         "id",
-        sqlite_where=text("state IN ('open', 'working', 'parked')"),
-        postgresql_where=text("state IN ('open', 'working', 'parked')"),
+        sqlite_where=text(UNSETTLED),
+        postgresql_where=text(UNSETTLED),
     ),
     Index("cases_held", "holder", sqlite_where=text("holder IS NOT NULL"), postgresql_where=text("holder IS NOT NULL")),
 )
+
+
+def _literally(column: ColumnElement[str], *values: str) -> ColumnElement[bool]:
+    # SQLite uses a partial index only for its own condition, word for word: no bound value will do.
+    return column.in_([literal_column(f"'{value}'") for value in values])
+
+
+def unsettled(table: FromClause = cases) -> ColumnElement[bool]:
+    """Cases that are still to be concluded: what the partial indexes of `cases` hold."""
+    return _literally(table.c.state, "open", "working", "parked")
+
 
 markers = Table(
     "markers",
@@ -130,7 +145,7 @@ attempts = Table(
     Column("skill", String(80), nullable=False),
     Column("version", String(40), nullable=False),
     Column("flow_run", String(36), nullable=False),
-    Column("begun", Float, nullable=False),
+    Column("begun", Float, nullable=False, index=True),
     Column("replayed", Integer, nullable=False, server_default="0", doc="Steps served from the ledger."),
     Column("ended", Float),
     Column("how", String(12), nullable=False, server_default="", doc="settled parked error died returned"),
@@ -170,6 +185,17 @@ effects = Table(
         postgresql_where=text("state IN ('dispatching', 'unknown')"),
     ),
 )
+
+
+def on_their_way() -> ColumnElement[bool]:
+    """Effects whose fate is open: what the partial index of `effects` holds."""
+    return _literally(effects.c.state, "dispatching", "unknown")
+
+
+def not_ended() -> ColumnElement[bool]:
+    """Holders nobody has ended: what the partial index of `holders` holds."""
+    return holders.c.ended == literal_column("''")
+
 
 model_calls = Table(
     "model_calls",

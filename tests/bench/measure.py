@@ -88,7 +88,16 @@ def settled() -> dict[str, float]:
     body = json.dumps(arrival(1).model_dump(mode="json", exclude={"marker"}))
     for start in range(0, rows, 20_000):
         many = [
-            dict(agent="desk", source="s", key=f"k{n}", thread=f"t{n}", body=body, recorded=0.0, state="settled")
+            dict(
+                agent="desk",
+                source=agent.source,
+                key=f"k{n}",
+                thread=f"t{n}",
+                body=body,
+                recorded=0.0,
+                skill="x",
+                state="settled",
+            )
             for n in range(start, min(start + 20_000, rows))
         ]
         ledger.write_now("fill", lambda c, many=many: c.execute(insert(cases), many))  # type: ignore[misc]
