@@ -29,5 +29,9 @@ up: setup
 down: setup
 	$(BIN)/python -m deployments down
 
+# JSON=FILE keeps the figures.
+bench: setup
+	$(BIN)/python -m tests.bench.speed $(if $(JSON),--json $(JSON))
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
