@@ -10,10 +10,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import func, select
 
 from flows.loop import agent_loop
+from skills import answer_ticket
 from tasks.errors import BadInput
 from tasks.ledger.agents import switch_effects
 from tasks.ledger.database import Ledger
-from tasks.ledger.tables import cases, effects, outcomes, steps
+from tasks.ledger.tables import attempts, cases, effects, outcomes, steps
 from tasks.records import Agent
 
 CLEAR = b"Message-ID: <1@x.example>\nFrom: Ann <ann@example.com>\nSubject: order\n\nWhere is my order? No tracking yet."
@@ -126,3 +127,19 @@ def test_two_ticks_at_once_do_not_overlap(inbox: Path, ledger: Ledger) -> None:
     names = [run.communicate(timeout=120)[0].decode().split()[-1] for run in both]
     assert "Completed" in names and set(names) <= {"Completed", "Skipped", "Idle"}
     assert mails(inbox / "sent") == 1
+
+
+def test_a_broken_knowledge_base_blames_no_case_and_the_next_tick_goes_on(
+    inbox: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "knowledge.json"
+    broken.write_text('{"company": "Fennmoor", "entries": [')
+    answer_ticket._knowledge.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(answer_ticket, "KNOWLEDGE", broken)
+        with pytest.raises(BadInput, match="is broken: Expecting"):
+            asyncio.run(agent_loop(agent(), dry_run=False))
+    begun = ledger.read_now("look", lambda c: c.execute(select(func.count()).select_from(attempts)).scalar())
+    assert begun == 0
+    assert tick() == "Completed"
+    assert (mails(inbox / "sent"), mails(inbox / "handover")) == (1, 2)

@@ -12,6 +12,7 @@ from skills import ONCE_PER_CASE, Case, CaseId, Outcome, each, perform, policy, 
 from tasks.model import Knowledge, ask, read_knowledge
 from tasks.records import Draft, Effect, Reading
 
+KNOWLEDGE = Path(__file__).with_name("knowledge.json")
 LONGEST = 2500  # characters: a longer answer was not written for one customer
 SHORTEST = 20
 EXCERPT = 1500  # characters of the ticket that the person who takes over sees at once
@@ -25,7 +26,7 @@ DIGITS = re.compile(r"(?:\d[ -]?){13,19}")
 
 @lru_cache(maxsize=1)
 def _knowledge() -> Knowledge:
-    return read_knowledge(Path(__file__).with_name("knowledge.json"))
+    return read_knowledge(KNOWLEDGE)
 
 
 @task(cache_policy=ONCE_PER_CASE, task_run_name="read case {case.id}")
@@ -100,4 +101,5 @@ async def hand_over(case: Case, reading: Reading, why: str) -> Outcome:
 @flow(name="answer_ticket", version="1", description=__doc__)
 async def answer_ticket(cases: list[CaseId]) -> None:
     """Answer a customer's ticket from the knowledge base, or hand it to a person."""
+    _knowledge()  # a broken one fails here, before any case is begun and blamed for it
     await each(cases, answer)
