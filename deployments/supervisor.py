@@ -20,7 +20,7 @@ from tasks.errors import BadInput, LedgerLost
 from tasks.home import PROJECT, home
 from tasks.ledger import the_ledger
 from tasks.ledger.agents import drain_all
-from tasks.ledger.holders import alive, take_over_from_the_dead
+from tasks.ledger.holders import Observer, alive
 from tasks.ledger.tables import holders
 
 POOL = "agents"
@@ -218,6 +218,9 @@ class House:
         server.stop()
 
 
+OBSERVER = Observer()
+
+
 def recover(go_on: bool = True) -> list[str]:
     """End the leases of the dead and ask Prefect for a tick in place of each run that died; safe to do twice."""
     ledger = the_ledger()
@@ -226,7 +229,7 @@ def recover(go_on: bool = True) -> list[str]:
         "look for the living", lambda c: c.execute(holders.select().where(holders.c.ended == "")).all()
     ):
         return []
-    ended = ledger.write_now("look for the dead", lambda c: take_over_from_the_dead(c))
+    ended = ledger.write_now("look for the dead", OBSERVER.look(time.monotonic()))
     if not ended:
         return []
     rows = ledger.read_now("read the dead", lambda c: c.execute(holders.select().where(holders.c.id.in_(ended))).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import threading
@@ -13,7 +14,7 @@ from contextvars import ContextVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.ledger import Ledger
-from tasks.ledger.holders import BEAT_SECONDS, LEASE_SECONDS, beat, leave, register, take_over_from_the_dead
+from tasks.ledger.holders import BEAT_SECONDS, CONFIRM_SECONDS, LEASE_SECONDS, Observer, beat, leave, register
 from tasks.process import this_process
 
 log = logging.getLogger("holdfast.lease")
@@ -86,7 +87,11 @@ async def holding(ledger: Ledger, flow_run: str) -> AsyncIterator[Lease]:
     async with Lease(ledger, flow_run) as lease:
         token = _HOLDING.set(lease)
         try:
-            ended = await ledger.write("look for the dead", lambda c: take_over_from_the_dead(c, lease.holder))
+            observer = Observer(lease.holder)
+            ended = await ledger.write("look for the dead", observer.look(time.monotonic()))
+            if observer.doubts:
+                await asyncio.sleep(CONFIRM_SECONDS)
+                ended += await ledger.write("look for the dead", observer.look(time.monotonic()))
             if ended:
                 log.warning("Took over from %d dead process(es): their unfinished cases go on here.", len(ended))
             yield lease

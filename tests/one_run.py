@@ -1,7 +1,8 @@
 """Runs the practice skill once in a process of its own, which a doorway may kill or freeze.
 
 Doorways are patched in from here, the product has none: `DOORWAY=before:store step:3` ends the process before
-its third ledger write of that name, `after:` once it is committed; `SIGNAL` is KILL or STOP.
+its third ledger write of that name, `inside:` right before its commit, `after:` right after it; `SIGNAL` is KILL or
+STOP.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from tests.practice import practice, say
 if seconds := os.environ.get("LEASE"):
     tasks.ledger.holders.LEASE_SECONDS = tasks.lease.LEASE_SECONDS = float(seconds)
     tasks.ledger.holders.BEAT_SECONDS = tasks.lease.BEAT_SECONDS = float(seconds) / 8
+    tasks.ledger.holders.CONFIRM_SECONDS = tasks.lease.CONFIRM_SECONDS = float(seconds) / 3
 
 counted: Counter[str] = Counter()
 
@@ -38,7 +40,13 @@ def patch() -> None:
 
     def submitting(self, doing, job):  # type: ignore[no-untyped-def]
         doorway("before", doing)
-        promise = submit(self, doing, job)
+
+        def inside(c):  # type: ignore[no-untyped-def]
+            value = job(c)
+            doorway("inside", doing)
+            return value
+
+        promise = submit(self, doing, inside)
         proxy: Future = Future()
 
         def committed(done):  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tasks.ledger.agents import at_work, release_agent, take_agent
 from tasks.ledger.cases import begin, counts, decide, lanes, ready, record, seen, settle, undecided
 from tasks.ledger.database import Ledger
 from tasks.ledger.effects import confirm, dispatching, in_doubt, intend
-from tasks.ledger.holders import alive, beat, leave, register, take_over_from_the_dead
+from tasks.ledger.holders import Observer, alive, beat, leave, register
 from tasks.ledger.steps import store_step
 from tasks.ledger.tables import cases
 from tasks.process import this_process
@@ -62,7 +63,7 @@ def test_no_query_of_a_tick_reads_what_is_settled(ledger: Ledger, tmp_path: Path
     write, look = ledger.write_now, ledger.read_now
     for one in (holder, tick):
         write("register", lambda c, one=one: register(c, one, this_process(), ""))  # type: ignore[misc]
-    write("look for the dead", lambda c: take_over_from_the_dead(c, holder))
+    write("look for the dead", Observer(holder).look(time.monotonic()))
     assert write("take", lambda c: take_agent(c, agent, False, holder)) == ""
     look("see", lambda c: seen(c, agent.source, ["file-1", "file-2"]))
     write("record", lambda c: record(c, "desk", agent.source, [arrival(1)]))

@@ -105,7 +105,16 @@ def test_a_kill_at_a_sync_of_the_database_repeats_nothing(scene: Scene, sync: in
 
 
 @pytest.mark.parametrize(
-    "doorway", ["before:store step:2", "after:dispatch:1", "before:send:2", "after:send:2", "before:settle:1"]
+    "doorway",
+    [
+        "before:store step:2",
+        "inside:store step:2",
+        "after:dispatch:1",
+        "before:send:2",
+        "after:send:2",
+        "before:settle:1",
+        "inside:settle:1",
+    ],
 )
 def test_a_frozen_process_that_thaws_late_does_nothing_twice(scene: Scene, doorway: str) -> None:
     frozen = scene.start(doorway, "STOP", lease="2")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,18 +116,15 @@ def test_a_wrong_setting_is_named_before_any_case_is_touched(
 
 
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
-def test_two_ticks_at_once_do_not_overlap(inbox: Path, ledger: Ledger) -> None:
-    import subprocess
-    import sys
-
+def test_two_ticks_at_once_do_not_overlap(inbox: Path, ledger: Ledger, prefect_server: str) -> None:
     code = (
         "import asyncio; from flows.loop import agent_loop; from tests.test_loop import agent;"
         "print(asyncio.run(agent_loop(agent(), dry_run=False, return_state=True)).name)"
     )
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "12"
-    ]
+    env = {**os.environ, "PREFECT_API_URL": prefect_server}  # a setting of this process reaches no child
+    both = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in "12"]
     names = [run.communicate(timeout=120)[0].decode().split()[-1] for run in both]
+    assert [run.returncode for run in both] == [0, 0]
     assert "Completed" in names and set(names) <= {"Completed", "Skipped", "Idle"}
     assert mails(inbox / "sent") == 1
 

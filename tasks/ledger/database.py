@@ -19,13 +19,17 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tasks.errors import BadInput, LedgerLost
 from tasks.home import home
+from tasks.ledger.locked import LockWatch
 
 T = TypeVar("T")
 Job = Callable[[Connection], T]
 """A write or a read. It may be called again after a rollback, so it touches nothing but the database."""
 
-BUSY_SECONDS = 15  # how long a locked database is waited for before the work in hand stops
+BUSY_SECONDS = 30.0  # how long a locked database is waited for before the work in hand stops: longer than a lease
+TRY_SECONDS = 1.0  # of that at once, so that whoever waits can see who is in the way
 GROUP = 64  # writes that share one sync
+# A process that freezes in the middle of a write would keep its row locks: the server ends its session instead.
+POSTGRES = f"-c lock_timeout={TRY_SECONDS:.0f}s -c idle_in_transaction_session_timeout=10s"
 
 
 def ledger_url() -> str:
@@ -48,7 +52,7 @@ def connect(url: str) -> Engine:
             address.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
             pool_size=5,
-            connect_args={"connect_timeout": 5, "options": f"-c lock_timeout={BUSY_SECONDS}s"},
+            connect_args={"connect_timeout": 5, "options": POSTGRES},
         )
     if address.get_backend_name() != "sqlite" or not address.database:
         raise BadInput(
@@ -58,7 +62,7 @@ def connect(url: str) -> Engine:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
     except OSError as why:
         raise BadInput(f"The ledger's folder {Path(address.database).parent} can not be made: {why}") from why
-    engine = create_engine(address, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+    engine = create_engine(address, connect_args={"timeout": TRY_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: Any) -> None:
@@ -92,6 +96,7 @@ class Ledger:
         self._jobs: queue.SimpleQueue[tuple[str, Job[Any], Future[Any]]] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._watch = LockWatch(self.engine) if self.engine.dialect.name == "sqlite" else None
 
     async def write(self, doing: str, job: Job[T]) -> T:
         """Run `job` in a transaction of the writer; LedgerLost if it was not committed, or if nobody can tell."""
@@ -132,8 +137,10 @@ class Ledger:
                     break
             group = [job for job in group if job[2].set_running_or_notify_cancel()]
             if group and not self._write_together(group):
+                patience, locked = time.monotonic() + BUSY_SECONDS, ""
                 for job in group:
-                    self._write_alone(job)
+                    # Whoever waited as long as anyone may speaks for all behind it.
+                    locked = self._write_alone(job, patience, locked)
 
     def _write_together(self, group: list[tuple[str, Job[Any], Future[Any]]]) -> bool:
         """One commit for all; False if nothing was applied and each must be tried alone."""
@@ -154,21 +161,25 @@ class Ledger:
             promise.set_result(value)
         return True
 
-    def _write_alone(self, one: tuple[str, Job[Any], Future[Any]]) -> None:
+    def _write_alone(self, one: tuple[str, Job[Any], Future[Any]], patience: float, locked: str) -> str:
+        """Returns why nothing can be written for now, '' if something can."""
         doing, job, promise = one
-        patience = time.monotonic() + BUSY_SECONDS
-        while True:
+        while not locked:
             try:
                 with self.engine.connect() as connection, connection.begin():
                     value = job(connection)
             except BaseException as why:
-                if _again(why) and time.monotonic() < patience:
+                if _again(why):
+                    blocker = self._watch.look() if self._watch else ""
+                    locked = _plain(why) + blocker if time.monotonic() > patience else ""
                     time.sleep(0.02)
                     continue
                 promise.set_exception(LedgerLost(doing, _plain(why)) if isinstance(why, SQLAlchemyError) else why)
-                return
+                return ""
             promise.set_result(value)
-            return
+            return ""
+        promise.set_exception(LedgerLost(doing, locked))
+        return locked
 
     def close(self) -> None:
         """Give the connections back; what was submitted before is not waited for."""
@@ -184,12 +195,15 @@ def migrate(ledger: Ledger) -> None:
     """Bring the tables to this version; safe when many processes start at once."""
     from tasks.ledger import migrations
 
-    try:
-        migrations.upgrade(ledger.engine)
-    except migrations.Newer as why:
-        raise BadInput(f"The ledger {ledger.engine.url!r} {why}") from why
-    except SQLAlchemyError as why:
-        raise LedgerLost("prepare its tables", _plain(why)) from why
+    patience = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return migrations.upgrade(ledger.engine)
+        except migrations.Newer as why:
+            raise BadInput(f"The ledger {ledger.engine.url!r} {why}") from why
+        except SQLAlchemyError as why:
+            if not _again(why) or time.monotonic() > patience:
+                raise LedgerLost("prepare its tables", _plain(why)) from why
 
 
 @lru_cache(maxsize=4)

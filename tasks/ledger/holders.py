@@ -23,6 +23,7 @@ from tasks.process import Process, is_gone, make_gone, this_boot
 
 BEAT_SECONDS = 2.0
 LEASE_SECONDS = 20.0  # without a new beat for so long, by the observer's own clock, a holder has lapsed
+CONFIRM_SECONDS = 5.0  # and still none so much later, seen by the same process while the ledger took writes
 DEATHS = 3  # at the same point of the same case, before it is quarantined
 
 
@@ -57,27 +58,50 @@ def proved_dead(c: Connection, holder: str | None, gone: Callable[[Process], boo
     return row.ended in ("dead", "left") or gone(process_of(row))
 
 
-def take_over_from_the_dead(c: Connection, me: str = "", clock: float | None = None) -> list[str]:
-    """End every holder that is gone or has lapsed and hand its cases back.
+class Observer:
+    """How one process judges the others: by the kernel on its own machine, by their beats elsewhere.
 
-    A process of this machine is judged by the kernel, at once. Any other by its beats, watched over this
-    machine's own monotonic clock across calls. Returns the ids of the holders that were ended.
+    A beat is missed by the fault of its holder only if the ledger took writes and this process was awake all the
+    while. So a lapse counts once the same process sees it twice, `CONFIRM_SECONDS` apart and with no stall between.
     """
-    now = time.monotonic() if clock is None else clock
-    ended = []
-    for row in c.execute(select(holders).where(not_ended(), holders.c.id != me)).all():
-        if is_gone(process_of(row)):
-            verdict = "dead"
-        elif _lapsed(c, row.id, row.beat, now):
-            verdict = "dead" if make_gone(process_of(row)) else "lapsed"
-        else:
-            continue
-        _end(c, row.id, verdict)
-        ended.append(row.id)
-    return ended
+
+    def __init__(self, me: str = "") -> None:
+        self.me = me
+        self.doubts: dict[str, float] = {}
+        """Holders that seem to have lapsed, with this machine's monotonic clock when that was first seen."""
+        self._looked = 0.0
+
+    def look(self, asked: float) -> Callable[[Connection], list[str]]:
+        """The write that ends whoever is gone; `asked` is the clock now, before it waits for its turn."""
+        return lambda c: self.take_over(c, time.monotonic(), asked)
+
+    def take_over(self, c: Connection, now: float, asked: float) -> list[str]:
+        """End every holder that is gone or has lapsed and hand its cases back. Returns their ids."""
+        if now - asked > CONFIRM_SECONDS / 2:
+            # The ledger was locked: nobody could beat, so the watch over everybody begins again.
+            self.doubts.clear()
+            c.execute(update(sightings).where(sightings.c.observer == this_boot()).values(clock=now))
+        if now - self._looked > 2 * CONFIRM_SECONDS:
+            self.doubts.clear()  # this process was frozen, and perhaps the others with it
+        self._looked = now
+        ended = []
+        for row in c.execute(select(holders).where(not_ended(), holders.c.id != self.me)).all():
+            if is_gone(process_of(row)):
+                verdict = "dead"
+            elif not _silent(c, row.id, row.beat, now):
+                self.doubts.pop(row.id, None)
+                continue
+            elif now - self.doubts.setdefault(row.id, now) >= CONFIRM_SECONDS:
+                verdict = "dead" if make_gone(process_of(row)) else "lapsed"
+            else:
+                continue
+            _end(c, row.id, verdict)
+            ended.append(row.id)
+        return ended
 
 
-def _lapsed(c: Connection, holder: str, counter: int, now: float) -> bool:
+def _silent(c: Connection, holder: str, counter: int, now: float) -> bool:
+    """Whether this machine saw the same beat for a whole lease."""
     mine = (sightings.c.holder == holder, sightings.c.observer == this_boot())
     seen = c.execute(select(sightings.c.beat, sightings.c.clock).where(*mine)).one_or_none()
     if seen is not None and seen.beat == counter:
