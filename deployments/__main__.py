@@ -1,4 +1,4 @@
-"""The commands: up, down, demo, doctor, why, redo, release, resolve, switch and resume."""
+"""The commands: up, down, deploy, demo, doctor, why, redo, release, resolve, switch and resume."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tasks.ledger.story import story
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 out = Console(highlight=False)
+GRACE_SECONDS = 30.0  # for a step that runs when `up` is asked to stop; what takes longer is ended, without blame
 WHO = f"{getpass.getuser()} at the command line"
 
 
@@ -37,7 +38,7 @@ def _fail(text: str) -> typer.Exit:
 @app.command()
 def up(port: Annotated[int, typer.Option(help="Where Prefect's server and UI listen, on loopback.")] = 4200) -> None:
     """Start server, worker and agents, and restart what dies, until Ctrl-C or `down`."""
-    from deployments.supervisor import LOOK_SECONDS, House, only_one, stopping
+    from deployments.supervisor import LOOK_SECONDS, House, only_one, stopping, wait_until_drained
 
     with only_one():
         the_ledger().write_now("let agents start", lambda c: drain_all(c, False))
@@ -51,8 +52,8 @@ def up(port: Annotated[int, typer.Option(help="Where Prefect's server and UI lis
                 for said in house.look():
                     out.print(f"{datetime.now(UTC):%H:%M:%S}  {said}", soft_wrap=True)
                 time.sleep(LOOK_SECONDS)
-            out.print("Draining: cases in hand finish, no new ones begin.")
-            house.drain()
+            out.print("Draining: no new step begins, cases in hand are handed back.")
+            wait_until_drained(GRACE_SECONDS)
         finally:
             house.stop()
     out.print("Down.")
@@ -74,6 +75,23 @@ def down(seconds: Annotated[float, typer.Option(help="How long `up` may take to 
             return
         time.sleep(0.1)
     raise _fail(f"Process {pid} is still draining after {seconds:.0f} s. Wait, or end it with `kill -9 {pid}`.")
+
+
+@app.command()
+def deploy(
+    seconds: Annotated[float, typer.Option(help="How long cases in hand may take to be handed back.")] = 60.0,
+) -> None:
+    """Drain all agents, enter prefect.yaml's deployments, and let the agents start again."""
+    from deployments.supervisor import enter_deployments, wait_until_drained
+
+    ledger = the_ledger()
+    try:
+        if not wait_until_drained(seconds):
+            out.print("Some cases are still in hand; they go on with the code that they began with.")
+        enter_deployments()
+    finally:
+        ledger.write_now("let agents start", lambda c: drain_all(c, False))
+    out.print("Deployed; the agents go on with their next tick.")
 
 
 @app.command()
@@ -127,9 +145,9 @@ def redo(
 
 
 @app.command()
-def release(case: int) -> None:
+def release(case: int, why: Annotated[str, typer.Option(help="What was mended, for the journal.")] = "") -> None:
     """Give a quarantined or parked case another chance."""
-    if not the_ledger().write_now(f"release case {case}", lambda c: let_go(c, case, WHO)):
+    if not the_ledger().write_now(f"release case {case}", lambda c: let_go(c, case, WHO, why)):
         raise _fail(f"Case {case} is neither quarantined nor parked; see `why {case}`.")
     out.print(f"Case {case} is open again.")
 

@@ -21,10 +21,10 @@ from tasks.home import PROJECT, home
 from tasks.ledger import the_ledger
 from tasks.ledger.agents import drain_all
 from tasks.ledger.holders import Observer, alive
-from tasks.ledger.tables import holders
 
 POOL = "agents"
 LOOK_SECONDS = 1.0
+SWEEP_SECONDS = 15.0  # between two looks at all of Prefect's runs that never ended
 RESTART_SECONDS = (0.5, 2.0, 10.0, 30.0)
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -162,7 +162,9 @@ class House:
         serve = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
         work = ["worker", "start", "--pool", POOL, "--type", "process", "--name", f"holdfast-{port}"]
         self.children = [Child("server", prefect + serve, self.env), Child("worker", prefect + work, self.env)]
-        self._prefect = prefect
+        self._observer, self._sweep = Observer(), 0.0
+        self._gone: list[Any] = []
+        """Holders found dead whose runs Prefect was not told of yet."""
 
     @property
     def ui(self) -> str:
@@ -179,90 +181,76 @@ class House:
             if time.monotonic() > until or (server.process and server.process.poll() is not None):
                 raise BadInput(f"Prefect's server did not start; see {home() / 'logs/server.log'}.")
             time.sleep(0.2)
-        self._run("work-pool", "create", POOL, "--type", "process", "--overwrite")
-        self._run("--no-prompt", "deploy", "--all")
+        _prefect(self.env, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+        enter_deployments(self.env)
 
     def start_worker(self) -> None:
         """From here on ticks run."""
         self.children[1].keep()
 
-    def _run(self, *words: str) -> None:
-        done = subprocess.run(
-            [*self._prefect, *words], env=self.env, cwd=PROJECT, capture_output=True, text=True, timeout=180
-        )
-        if done.returncode != 0:
-            raise BadInput(f"`prefect {' '.join(words)}` failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-
     def look(self) -> list[str]:
         """Restart what died and let the next tick of a dead one start at once. Returns what happened, for people."""
         happened = [said for child in self.children if (said := child.keep())]
         try:
-            happened += recover()
+            happened += self.recover()
         except (LedgerLost, httpx.HTTPError, OSError) as why:
             happened.append(f"recovery could not look: {why}")
         return happened
 
-    def drain(self, seconds: float = 30.0) -> None:
-        """Let cases in hand finish and begin no new ones; what still runs after `seconds` is handed back."""
-        ledger, until = the_ledger(), time.monotonic() + seconds
-        ledger.write_now("drain", lambda c: drain_all(c, True))
-        while time.monotonic() < until and ledger.read_now("look for the living", alive):
-            time.sleep(0.2)
+    def recover(self, go_on: bool = True) -> list[str]:
+        """End the leases of the dead at once, and what Prefect only believes to be alive every few seconds."""
+        # Prefect reads its settings where it is first imported, so not before this house has made them.
+        from tasks.recovery import reconcile, repair_runs
+
+        ledger, now = the_ledger(), time.monotonic()
+        self._gone += self._ended(go_on)
+        if not self._gone and go_on and now < self._sweep:
+            return []
+        self._sweep = now + SWEEP_SECONDS / 5  # sooner again, should this one fail
+        said = asyncio.run(repair_runs(ledger, self._gone, here=True, go_on=go_on))
+        self._gone = []
+        said += asyncio.run(reconcile(ledger))
+        self._sweep = now + SWEEP_SECONDS
+        return said
+
+    def _ended(self, go_on: bool) -> list[Any]:
+        # Read first: a look at nothing must not write. What ends by our wish is blamed for nothing.
+        ledger = the_ledger()
+        if not ledger.read_now("look for the living", alive):
+            return []
+        self._observer.gone = "dead" if go_on else "stopped"
+        return ledger.write_now("look for the dead", self._observer.look(time.monotonic()))
 
     def stop(self) -> None:
         """End the worker and what it ran, let Prefect show that, and end the server."""
         server, worker = self.children
         worker.stop()
         with contextlib.suppress(LedgerLost, httpx.HTTPError, OSError):
-            recover(go_on=False)
+            self.recover(go_on=False)
         server.stop()
 
 
-OBSERVER = Observer()
+def _prefect(env: dict[str, str], *words: str) -> None:
+    command = [sys.executable, "-m", "prefect", *words]
+    done = subprocess.run(command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=180)
+    if done.returncode != 0:
+        raise BadInput(f"`prefect {' '.join(words)}` failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
 
 
-def recover(go_on: bool = True) -> list[str]:
-    """End the leases of the dead and ask Prefect for a tick in place of each run that died; safe to do twice."""
-    ledger = the_ledger()
-    # Read first: a look at nothing must not write.
-    if not ledger.read_now(
-        "look for the living", lambda c: c.execute(holders.select().where(holders.c.ended == "")).all()
-    ):
-        return []
-    ended = ledger.write_now("look for the dead", OBSERVER.look(time.monotonic()))
-    if not ended:
-        return []
-    rows = ledger.read_now("read the dead", lambda c: c.execute(holders.select().where(holders.c.id.in_(ended))).all())
-    return [asyncio.run(_again(row.id, row.flow_run, row.pid, go_on)) for row in rows]
+def enter_deployments(env: dict[str, str] | None = None) -> None:
+    """Enter prefect.yaml's deployments at the server; BadInput with what Prefect said if that fails."""
+    _prefect(env or {**os.environ, "PYTHONPATH": str(PROJECT)}, "--no-prompt", "deploy", "--all")
 
 
-async def _again(holder: str, flow_run: str, pid: int, go_on: bool) -> str:
-    """Let Prefect show a dead run and its subflows as Crashed, and make one new run of its deployment."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter
-    from prefect.exceptions import ObjectNotFound
-    from prefect.states import Crashed
-
-    said = f"process {pid} is gone; its cases are free"
-    if not flow_run:
-        return said
-    family = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [flow_run]}})
-    async with get_client() as client:
-        try:
-            run: Any = await client.read_flow_run(flow_run)  # type: ignore[arg-type]
-        except (ObjectNotFound, ValueError):
-            return said
-        for one in [run, *await client.read_flow_runs(flow_run_filter=family)]:
-            # Nobody else does it: the worker reports the run it started and not its subflows, and it may be dead too.
-            if one.state is not None and not one.state.is_final():
-                await client.set_flow_run_state(one.id, Crashed(message=f"Process {pid} is gone."), force=True)
-        if run.deployment_id is None or not go_on:
-            return said
-        # The key makes one new run out of however many observers see the same death.
-        new = await client.create_flow_run_from_deployment(
-            run.deployment_id, parameters=run.parameters, idempotency_key=f"after-{holder}", tags=["recovery"]
-        )
-    return f"{said}, run {new.name!r} goes on with them"
+def wait_until_drained(seconds: float) -> bool:
+    """Ask every agent to begin nothing new and hand back between two steps; False if work is still in hand then."""
+    ledger, until = the_ledger(), time.monotonic() + seconds
+    ledger.write_now("drain", lambda c: drain_all(c, True))
+    while ledger.read_now("look for the living", alive):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def stopping() -> list[int]:

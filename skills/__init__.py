@@ -16,7 +16,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks.effects import perform, reply_to
-from tasks.errors import BadInput, Halt, HoldfastError, Parked, StepRefused
+from tasks.errors import BadInput, Draining, Halt, HoldfastError, Parked, StepRefused
 from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.cases import NotBegun, Work, begin, hand_back, lanes, park, settle
@@ -135,6 +135,12 @@ class _Batch:
             reason = str(why)
             self.log.warning("Case %s waits: %s.", case, reason)
             await self.ledger.write(f"park case {case}", lambda c: park(c, begun, reason, hand.replayed))
+        except Draining as why:
+            reason = str(why)
+            await self.ledger.write(
+                f"hand case {case} back", lambda c: hand_back(c, begun, reason, False, hand.replayed)
+            )
+            self.log.info(reason)
         except (StepRefused, Exception) as why:
             reason = f"{type(why).__name__}: {why}"[:1000]
             state = await self.ledger.write(

@@ -6,6 +6,7 @@ HoldfastError (Exception)       one case, or one setting: the rest goes on
 ├── Refused                     an effect that this agent may not perform; never sent
 └── Parked                      the case waits for a person or a switch, with the reason
 Halt (BaseException)            Prefect swallows an Exception of a store or a key and pays again, so these are not
+├── Draining                    the agent begins no new step: the case is handed back, without blame
 ├── StepRefused                 this step can not be finished once (key, result or place): ends its case
 ├── FenceLost                   someone else holds the case now: ends the batch
 └── LedgerLost                  the ledger can not be read or written: ends the batch
@@ -34,6 +35,13 @@ class Parked(HoldfastError):
 
 class Halt(BaseException):
     """Root of what Prefect must not swallow."""
+
+
+class Draining(Halt):
+    """Raised between two steps while the agent drains; the next tick goes on with the case where it stands."""
+
+    def __init__(self, case: int) -> None:
+        super().__init__(f"Case {case} is handed back between two steps, because its agent is draining.")
 
 
 class StepRefused(Halt):

@@ -10,10 +10,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
+from typing import Any
 
+from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.ledger import Ledger
+from tasks.ledger.agents import draining
 from tasks.ledger.holders import BEAT_SECONDS, CONFIRM_SECONDS, LEASE_SECONDS, Observer, beat, leave, register
 from tasks.process import this_process
 
@@ -28,6 +31,10 @@ class Lease:
         self.holder = str(uuid.uuid4())
         self._ledger = ledger
         self._flow_run = flow_run
+        self.taken_from: list[Row[Any]] = []
+        """Dead holders whose cases were set free when this one began."""
+        self.draining: frozenset[str] = frozenset()
+        """Agents that shall begin no new step, as of the last beat."""
         self._deadlines: dict[int, float] = {}
         self._heard = time.monotonic()
         self._lost = False
@@ -57,6 +64,7 @@ class Lease:
             try:
                 with self._ledger.engine.connect() as connection, connection.begin():
                     self._lost = not beat(connection, self.holder)
+                    self.draining = draining(connection)
             except SQLAlchemyError as why:
                 log.warning("The lease's beat was not heard: %s", getattr(why, "orig", why))
                 continue
@@ -92,6 +100,7 @@ async def holding(ledger: Ledger, flow_run: str) -> AsyncIterator[Lease]:
             if observer.doubts:
                 await asyncio.sleep(CONFIRM_SECONDS)
                 ended += await ledger.write("look for the dead", observer.look(time.monotonic()))
+            lease.taken_from = ended
             if ended:
                 log.warning("Took over from %d dead process(es): their unfinished cases go on here.", len(ended))
             yield lease

@@ -96,3 +96,14 @@ def make_gone(who: Process, seconds: float = 5.0) -> bool:
     finally:
         os.close(handle)
     return is_gone(who)
+
+
+def runs_here(pid: int, flow_run: str) -> bool:
+    """Whether this pid of this machine may be the process that a worker started for a flow run."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except PermissionError:
+        return True  # another user's: it can not be told
+    except OSError:
+        return False
+    return f"PREFECT__FLOW_RUN_ID={flow_run}".encode() in environment

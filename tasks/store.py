@@ -23,7 +23,7 @@ from prefect.settings import get_current_settings
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from tasks.errors import Halt, StepRefused
+from tasks.errors import Draining, Halt, StepRefused
 from tasks.ledger.steps import store_step
 from tasks.records import Case
 from tasks.working import WORKING, Hand
@@ -110,6 +110,8 @@ class OncePerCase(CachePolicy):
         if key in hand.steps:
             _check(hand.steps[key], step, case)
             hand.replayed += 1
+        elif hand.work.case.agent in hand.lease.draining:
+            raise Draining(case)
         _RUNNING.set(_Running(task_ctx.task_run.id, key, hand))
         return key
 

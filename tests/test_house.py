@@ -110,3 +110,11 @@ def test_every_block_of_prefect_yaml_loads_and_its_parameters_validate() -> None
         assert isinstance(flow, Flow), block["name"]
         if block.get("parameters"):
             flow.validate_parameters(block["parameters"])
+
+
+def test_every_agent_is_run_again_by_its_own_crash_and_by_no_other() -> None:
+    for block in yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]:
+        if "agent" in block.get("tags", []):
+            (trigger,) = block["triggers"]
+            assert trigger["match_related"]["prefect.resource.name"] == block["name"]
+            assert trigger["after"] == ["prefect.flow-run.Running"], "a tick that can not start would loop"

@@ -39,9 +39,9 @@ def at_work(c: Connection, name: str) -> int | None:
     return c.execute(held.where(agents.c.name == name, holders.c.ended == "")).scalar()
 
 
-def is_draining(c: Connection, name: str) -> bool:
-    """Whether the agent shall hand its work back between two steps."""
-    return bool(c.execute(select(agents.c.draining).where(agents.c.name == name)).scalar())
+def draining(c: Connection) -> frozenset[str]:
+    """The agents that shall hand their work back between two steps."""
+    return frozenset(c.execute(select(agents.c.name).where(agents.c.draining)).scalars())
 
 
 def switch_effects(c: Connection, name: str, on: bool, who: str) -> bool:
@@ -65,9 +65,12 @@ def drain_all(c: Connection, on: bool) -> None:
 
 
 def resume(c: Connection, name: str, who: str) -> bool:
-    """Let a paused agent start ticks again; False if there is none of that name."""
+    """Let a paused or draining agent start ticks again; False if there is none of that name."""
+    values = dict(paused="", draining=False, fruitless=0)
+    if c.execute(update(agents).where(agents.c.name == name).values(values)).rowcount == 0:
+        return False
     note(c, who, "resumed", agent=name)
-    return c.execute(update(agents).where(agents.c.name == name).values(paused="", fruitless=0)).rowcount == 1
+    return True
 
 
 def all_agents(c: Connection) -> list[Row[tuple[object, ...]]]:

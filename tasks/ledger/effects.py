@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Row, insert, select, update
 from tasks.errors import FenceLost
 from tasks.ledger.cases import Work, guard
 from tasks.ledger.holders import proved_dead
-from tasks.ledger.tables import agents, effects, on_their_way
+from tasks.ledger.tables import agents, cases, effects, on_their_way
+from tasks.process import is_gone
 from tasks.records import Effect, Receipt
 
 
@@ -108,6 +109,22 @@ def resolve_unknown(c: Connection, key: str, sent: bool, who: str) -> bool:
         c.execute(update(effects).where(effects.c.key == key, effects.c.state == "unknown").values(values)).rowcount
         == 1
     )
+
+
+def on_its_own(c: Connection) -> list[Row[tuple[object, ...]]]:
+    """Effects on their way whose process is proved dead, of cases that nobody works."""
+    found = (
+        select(effects)
+        .join(cases, cases.c.id == effects.c.case)
+        .where(on_their_way(), effects.c.state == "dispatching", cases.c.state != "working")
+    )
+    return [row for row in c.execute(found).all() if proved_dead(c, row.dispatcher, is_gone)]
+
+
+def take_back(c: Connection, key: str, dispatcher: str) -> None:
+    """The outside says that it is not out and its process is dead: the effect is intended again."""
+    lost = (effects.c.key == key, effects.c.state == "dispatching", effects.c.dispatcher == dispatcher)
+    c.execute(update(effects).where(*lost).values(state="intended", dispatcher=None, why="it was not out"))
 
 
 def in_doubt(c: Connection) -> list[Row[tuple[object, ...]]]:

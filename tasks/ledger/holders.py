@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
@@ -24,6 +25,8 @@ from tasks.process import Process, is_gone, make_gone, this_boot
 BEAT_SECONDS = 2.0
 LEASE_SECONDS = 20.0  # without a new beat for so long, by the observer's own clock, a holder has lapsed
 CONFIRM_SECONDS = 5.0  # and still none so much later, seen by the same process while the ledger took writes
+PROVED = ("left", "stopped", "dead")  # ended so that nothing more can come from it
+BLAMED = ("dead", "lapsed")  # ended by nobody's wish: what was in hand may be the cause
 DEATHS = 3  # at the same point of the same case, before it is quarantined
 
 
@@ -55,7 +58,7 @@ def proved_dead(c: Connection, holder: str | None, gone: Callable[[Process], boo
     row = c.execute(select(holders).where(holders.c.id == holder)).one_or_none()
     if row is None:
         return False
-    return row.ended in ("dead", "left") or gone(process_of(row))
+    return row.ended in PROVED or gone(process_of(row))
 
 
 class Observer:
@@ -67,16 +70,18 @@ class Observer:
 
     def __init__(self, me: str = "") -> None:
         self.me = me
+        self.gone = "dead"
+        """How a holder ends whose process is gone: `stopped` while it is we who stop everything."""
         self.doubts: dict[str, float] = {}
         """Holders that seem to have lapsed, with this machine's monotonic clock when that was first seen."""
         self._looked = 0.0
 
-    def look(self, asked: float) -> Callable[[Connection], list[str]]:
+    def look(self, asked: float) -> Callable[[Connection], list[Row[Any]]]:
         """The write that ends whoever is gone; `asked` is the clock now, before it waits for its turn."""
         return lambda c: self.take_over(c, time.monotonic(), asked)
 
-    def take_over(self, c: Connection, now: float, asked: float) -> list[str]:
-        """End every holder that is gone or has lapsed and hand its cases back. Returns their ids."""
+    def take_over(self, c: Connection, now: float, asked: float) -> list[Row[Any]]:
+        """End every holder that is gone or has lapsed and hand its cases back. Returns their rows."""
         if now - asked > CONFIRM_SECONDS / 2:
             # The ledger was locked: nobody could beat, so the watch over everybody begins again.
             self.doubts.clear()
@@ -87,16 +92,16 @@ class Observer:
         ended = []
         for row in c.execute(select(holders).where(not_ended(), holders.c.id != self.me)).all():
             if is_gone(process_of(row)):
-                verdict = "dead"
+                verdict = self.gone
             elif not _silent(c, row.id, row.beat, now):
                 self.doubts.pop(row.id, None)
                 continue
             elif now - self.doubts.setdefault(row.id, now) >= CONFIRM_SECONDS:
-                verdict = "dead" if make_gone(process_of(row)) else "lapsed"
+                verdict = self.gone if make_gone(process_of(row)) else "lapsed"
             else:
                 continue
             _end(c, row.id, verdict)
-            ended.append(row.id)
+            ended.append(row)
         return ended
 
 
@@ -118,7 +123,7 @@ def _end(c: Connection, holder: str, how: str) -> None:
         return
     held = c.execute(select(cases).where(cases.c.holder == holder).with_for_update()).all()
     for case in held:
-        died = how != "left"
+        died = how in BLAMED
         deaths = _deaths(c, case) if died else case.deaths
         poison = deaths >= DEATHS
         why = f"{deaths} attempts died at the same point of this case; see `why {case.id}`, then `release {case.id}`"
@@ -154,7 +159,7 @@ def _deaths(c: Connection, case: Row[tuple[object, ...]]) -> int:
 
 def _end_ticks(c: Connection, holder: str, how: str) -> None:
     for agent in c.execute(select(agents).where(agents.c.holder == holder)).all():
-        fruitless = agent.fruitless + 1 if how != "left" else 0
+        fruitless = agent.fruitless + (how in BLAMED)
         paused = agent.paused
         if fruitless >= DEATHS and not paused:
             paused = (
