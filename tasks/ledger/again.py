@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from tasks.errors import BadInput
 from tasks.ledger.agents import note
 from tasks.ledger.effects import resolve_unknown
-from tasks.ledger.tables import cases, effects, outcomes
+from tasks.ledger.tables import cases, effects, outcomes, steps
 from tasks.records import CaseId
 
 _FRESH = dict(state="open", reason="", errors=0, deaths=0, suspect=False, not_before=0.0)
@@ -20,7 +20,9 @@ def redo(c: Connection, case: CaseId, who: str, resend: bool = False) -> None:
         raise BadInput(f"There is no case {case}. `doctor` lists stuck ones, a tick's table the rest.")
     if row.state == "working":
         raise BadInput(f"Case {case} is being worked right now. Wait until it is settled.")
-    values = dict(_FRESH, take=row.take + 1, policy="", resend=row.resend + (1 if resend else 0))
+    # Afresh, so that nothing is missed any more: steps whose rows were lost are paid for again, as was asked.
+    there = c.execute(select(func.count()).where(steps.c.case == case)).scalar_one()
+    values = dict(_FRESH, take=row.take + 1, policy="", resend=row.resend + (1 if resend else 0), stored=there)
     c.execute(update(cases).where(cases.c.id == case).values(values))
     note(c, who, "asked for it to be worked again" + (", and its effects repeated" if resend else ""), case=case)
 

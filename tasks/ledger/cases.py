@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, or_, select, update
@@ -41,10 +42,16 @@ class NotBegun(NamedTuple):
     why: str
 
 
+@lru_cache(maxsize=64)
+def _insert_or_nothing(dialect: str, table: object) -> Insert:
+    make = postgres_insert if dialect == "postgresql" else sqlite_insert
+    # Without the option SQLAlchemy says -1 for an INSERT on Postgres, whether a row was there or not.
+    return make(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)  # type: ignore[arg-type]
+
+
 def insert_or_nothing(c: Connection, table: object) -> Insert:
     """An INSERT that leaves an existing row alone, on both databases."""
-    make = postgres_insert if c.dialect.name == "postgresql" else sqlite_insert
-    return make(table).on_conflict_do_nothing()  # type: ignore[arg-type]
+    return _insert_or_nothing(c.dialect.name, table)
 
 
 def seen(c: Connection, source: str, names: Sequence[str]) -> set[str]:
@@ -156,6 +163,15 @@ def begin(
         return NotBegun(case, f"its agent {row.agent!r} has never run a tick, so its settings are not known")
     if owner.draining:
         return NotBegun(case, "its agent is draining: `up` starts it again")
+    kept = {s.key: s.value for s in c.execute(select(steps.c.key, steps.c.value).where(steps.c.case == case))}
+    if len(kept) < row.stored:
+        # A step without its row would run and be paid for again, and nobody would know.
+        why = (
+            f"{row.stored - len(kept)} of {row.stored} finished steps are missing from the ledger; restore its backup "
+            f"and `release {case}`, or pay for them again: `redo {case}`"
+        )
+        c.execute(update(cases).where(cases.c.id == case).values(state="quarantined", reason=why))
+        return NotBegun(case, f"it is quarantined: {why}")
     agent = Agent.model_validate_json(owner.settings)
     # Thresholds and versions are pinned, so that a replay after a restart takes the same turns as before it.
     policy = (
@@ -165,8 +181,8 @@ def begin(
     )
     fence = row.fence + 1
     values = dict(state="working", holder=holder, fence=fence, policy=policy.model_dump_json(), reason="", skill=skill)
-    c.execute(update(cases).where(cases.c.id == case).values(values))
-    kept = {s.key: s.value for s in c.execute(select(steps.c.key, steps.c.value).where(steps.c.case == case))}
+    # More rows than were counted: a process of an older version stored them.
+    c.execute(update(cases).where(cases.c.id == case).values(**values, stored=len(kept)))
     c.execute(
         insert(attempts).values(
             case=case, fence=fence, holder=holder, skill=skill, version=version, flow_run=flow_run, begun=time.time()

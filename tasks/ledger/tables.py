@@ -96,6 +96,7 @@ cases = Table(
     Column("deaths", Integer, nullable=False, server_default="0", doc="Attempts in a row that died at the same point."),
     Column("suspect", Boolean, nullable=False, server_default=text("false"), doc="In hand at a crash: runs alone."),
     Column("policy", Text, nullable=False, server_default=""),
+    Column("stored", Integer, nullable=False, server_default="0", doc="How many steps it has: one missing is seen."),
     UniqueConstraint("source", "key"),
     # Settled cases are in neither index, so a claim among a million of them costs what it costs among none.
     Index(
