@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import signal
+from pathlib import Path
 
 from prefect import flow, task
 from pydantic import BaseModel
 
 from skills import ONCE_PER_CASE, Case, CaseId, Outcome, each, perform, reply_to
+from tasks.working import in_hand
 
 
 class Note(BaseModel):
@@ -20,9 +23,24 @@ def say(line: str) -> None:
     os.close(handle)
 
 
+async def word_is_given() -> None:
+    """Until the test gives the word; says once that this process has heard of a drain."""
+    heard = False
+    while not Path(os.environ["PRACTICE_LOG"]).with_name("word").exists():
+        hand = in_hand("wait")
+        if not heard and hand.lease.draining:
+            heard = True
+            say("draining")
+        await asyncio.sleep(0.02)
+
+
 @task(cache_policy=ONCE_PER_CASE, task_run_name="count {case.key}")
 async def count(case: Case) -> Note:
     say(f"count {case.key}")
+    if case.text == "poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if case.text == "wait for the word":
+        await word_is_given()
     await asyncio.sleep(0)
     return Note(words=len(case.text.split()), text=case.text)
 

@@ -43,12 +43,12 @@ def redo_rehearsed(c: Connection, since: float, who: str) -> list[CaseId]:
     return ids
 
 
-def release(c: Connection, case: CaseId, who: str) -> bool:
+def release(c: Connection, case: CaseId, who: str, why: str = "") -> bool:
     """Give a quarantined or parked case another chance, its finished steps kept; False if it is neither."""
     waiting = (cases.c.id == case, cases.c.state.in_(("quarantined", "parked")))
     if c.execute(update(cases).where(*waiting).values(_FRESH)).rowcount == 0:
         return False
-    note(c, who, "released", case=case)
+    note(c, who, f"released: {why}" if why else "released", case=case)
     return True
 
 

@@ -56,7 +56,7 @@ holders = Table(
         String(10),
         nullable=False,
         server_default="",
-        doc="'' alive, 'left', 'dead' proved, 'lapsed' unproved.",
+        doc="'' alive, 'left' by itself, 'stopped' by us, 'dead' proved, 'lapsed' unproved.",
     ),
     Index("holders_not_ended", "id", sqlite_where=text("ended = ''"), postgresql_where=text("ended = ''")),
 )
