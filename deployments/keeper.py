@@ -5,6 +5,7 @@ Keeper and run depend on nobody but the one who asked: the warm process may die 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -12,8 +13,10 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,6 +159,29 @@ def _become(request: Request, added: dict[bytes, bytes], keeper: int) -> None:
     refresh_global_settings_context()
     if get_current_settings().logging != before:
         setup_logging(incremental=False)
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End a run as the interpreter would, but leave everything in memory where it is: to free it takes 0.24 s.
+
+    An error that nobody caught goes on to the interpreter, which knows best how to end with it.
+    """
+    status = 0
+    try:
+        yield
+    except SystemExit as asked:
+        if asked.code is not None and not isinstance(asked.code, int):
+            raise
+        status = asked.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        status = 120  # as the interpreter's own
+    os._exit(status & 0xFF)
 
 
 def _call_it(name: str) -> None:

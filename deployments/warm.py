@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deployments.fingerprint import PROJECT, Fingerprint
-from deployments.keeper import keep, refuse
+from deployments.keeper import ending_at_once, keep, refuse
 from deployments.start import ENGINE
 
 LOOK_SECONDS = 2.0
@@ -26,11 +26,6 @@ LIBRARIES = ("prefect.main", "prefect.flow_engine", "prefect.task_engine", "anth
 OWN = ("tasks/sources", "tasks/channels", "skills", "flows")
 # A thread does not survive a fork, and the lock that it holds would stay locked. OpenBLAS starts some when loaded.
 ONE_THREAD = {b"OPENBLAS_NUM_THREADS": b"1", b"OMP_NUM_THREADS": b"1", b"DO_NOT_TRACK": b"1"}
-
-
-def available() -> bool:
-    """Whether this system has what a warm start leans on."""
-    return sys.platform == "linux" and hasattr(os, "pidfd_open")
 
 
 def say(text: str) -> None:
@@ -182,4 +177,5 @@ class Warm:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
+    with ending_at_once():
+        runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
