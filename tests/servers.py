@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import httpx
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 T = TypeVar("T")
 INITDB = shutil.which("initdb") or next(
@@ -89,7 +90,9 @@ class Postgres:
         subprocess.run(initdb, check=True, **self._quiet, **self._user)
         self.url = f"postgresql://holdfast@127.0.0.1:{self._port}"
         self._engine = create_engine(
-            f"{self.url}/postgres".replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
+            f"{self.url}/postgres".replace("postgresql:", "postgresql+psycopg:"),
+            isolation_level="AUTOCOMMIT",
+            poolclass=NullPool,  # forked children use it too
         )
         self.start()
 
@@ -120,7 +123,6 @@ class Postgres:
         """End all its processes at once, as a power cut would, except that the disk's cache survives."""
         os.killpg(self._server.pid, signal.SIGKILL)
         self._server.wait()
-        self._engine.dispose()
 
     def stop(self) -> None:
         """End it and remove its folder."""

@@ -1,0 +1,89 @@
+"""Runs a skill's flow in a forked process without a Prefect server: steps need a flow's context, not its API."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import os
+import threading
+import uuid
+from typing import Any
+
+# Read by Prefect on import. No server is asked for anything, and no thread of Prefect's lives when a scenario forks.
+os.environ.update(
+    DO_NOT_TRACK="1",
+    PREFECT_API_URL="http://127.0.0.1:9/api",
+    PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED="false",
+    PREFECT_LOGGING_LEVEL="ERROR",
+    PREFECT_LOGGING_TO_API_ENABLED="false",
+)
+
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import AsyncClientContext, FlowRunContext
+from prefect.events.clients import NullEventsClient
+from prefect.events.worker import EventsWorker
+from prefect.filesystems import LocalFileSystem
+from prefect.results import ResultStore  # type: ignore[attr-defined]
+from prefect.states import Running
+
+import tasks.lease
+import tasks.ledger.database
+import tasks.ledger.holders
+from tests.chaos.witness import bear_witness
+
+LEASE_SECONDS = 2.0
+WARM = (
+    "alembic.command",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite.pysqlite",
+    "anyio._backends._asyncio",
+    "tasks.channels.maildir",
+    "tasks.channels.smtp",
+    "tasks.ledger.migrations",
+)
+
+
+async def run(flow: Flow[..., Any], ids: list[int]) -> None:
+    """The body of a flow under a context like that of Prefect's engine."""
+    EventsWorker.set_client_override(NullEventsClient)
+    async with AsyncClientContext.get_or_create() as held:
+        with FlowRunContext(
+            flow=flow,
+            flow_run=FlowRun(id=uuid.uuid4(), flow_id=uuid.uuid4(), name="chaos", state=Running()),
+            client=held.client,
+            parameters={"cases": ids},
+            task_runner=flow.task_runner,
+            result_store=ResultStore(result_storage=LocalFileSystem(basepath="unused")),
+        ):
+            await flow.fn(cases=ids)
+
+
+def shorten_leases() -> None:
+    """Leases, beats and time-outs in their usual proportions, ten times as fast."""
+    for module in (tasks.ledger.holders, tasks.lease):
+        module.LEASE_SECONDS = LEASE_SECONDS
+        module.BEAT_SECONDS = LEASE_SECONDS / 10
+        module.CONFIRM_SECONDS = LEASE_SECONDS / 4
+    database = tasks.ledger.database
+    database.POSTGRES = database.POSTGRES.replace("timeout=10s", "timeout=1s")
+
+
+def preload() -> None:
+    """Make this process a good parent: all imports done, and one thread."""
+    for name in WARM:
+        importlib.import_module(name)
+    bear_witness()
+    shorten_leases()
+    get_client()  # reads the certificates once for all children
+    gc.collect()
+    gc.freeze()  # or every child would copy the pages of all objects at its first collection
+    assert threading.active_count() == 1, threading.enumerate()
+
+
+def run_now(flow: Flow[..., Any], ids: list[int]) -> None:
+    """Run to the end, in a process of its own."""
+    asyncio.run(run(flow, ids))
