@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import yaml
@@ -29,6 +29,7 @@ from tasks.ledger.tables import cases, unsettled
 from tasks.process import is_gone
 
 STUCK_SECONDS = 3600.0
+CRASHES = 3
 TESTED = {"prefect": "3.8", "sqlalchemy": "2.", "pydantic": "2."}
 
 
@@ -157,7 +158,26 @@ async def _pool(api: str) -> list[Finding]:
         found.append(Finding(f"deployments: {', '.join(sorted(names)) or 'none'}"))
         if missing:
             found.append(Finding(f"not deployed: {', '.join(missing)}", DEPLOY))
-    return found
+        return found + [one for name in sorted(names) if (one := await _crashing(client, name))]
+
+
+async def _crashing(client: Any, name: str) -> Finding | None:
+    """A deployment whose last runs all crashed: it dies before it can tell the ledger, as a broken import does."""
+    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    last = await client.read_flow_runs(
+        deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [name]}}),
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}),
+        sort=FlowRunSort.END_TIME_DESC,
+        limit=CRASHES,
+    )
+    if len(last) < CRASHES or any(run.state_type != "CRASHED" for run in last):
+        return None
+    said = (last[0].state.message or "no message") if last[0].state else "no message"
+    return Finding(
+        f"the last {CRASHES} runs of {name} crashed: {said}", f"See the log of run {last[0].name!r} in the UI."
+    )
 
 
 DEPLOY = "Run `prefect --no-prompt deploy --all` in the clone."
