@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from tasks.errors import Draining, Halt, StepRefused
+from tasks.ledger.cases import guard
 from tasks.ledger.steps import store_step
 from tasks.records import Case
 from tasks.working import WORKING, Hand
@@ -131,11 +132,15 @@ def _stored(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         running, context = _RUNNING.get(), TaskRunContext.get()
         if running is None or context is None or context.task_run.id != running.task_run:
             return await fn(*args, **kwargs)  # called as plain .fn(), which is no step
+        hand, key = running.hand, running.key
+        step = f"{fn.__module__}.{fn.__qualname__}"
+        if not hand.lease.fresh():
+            # Frozen or cut off for half a lease: others may have finished this step, and it may cost money.
+            work, doing = hand.work, f"run step {step}"
+            await hand.ledger.read(doing, lambda c: guard(c, work.case.id, work.fence, doing))
         started = time.monotonic()
         result = await fn(*args, **kwargs)
         seconds = time.monotonic() - started
-        hand, key = running.hand, running.key
-        step = f"{fn.__module__}.{fn.__qualname__}"
         content = _serialise(context.result_store, key, result, step, hand.work.case.id)
         kept = await hand.ledger.write(
             f"store step {step} of case {hand.work.case.id}",
