@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup test check demo up down bench clean
+.PHONY: setup test check demo up down bench chaos clean
 
 setup: .venv/ready
 
@@ -32,6 +32,12 @@ down: setup
 # JSON=FILE keeps the figures.
 bench: setup
 	$(BIN)/python -m tests.bench.speed $(if $(JSON),--json $(JSON))
+
+# N scenarios from SEED on DB (sqlite or postgres), each with at least one kill; JSON=FILE keeps the figures and lets a
+# run that was ended go on. SKILL=skills.my_skill:my_skill kills yours, on mails from INBOX=MAILDIR. JOBS runs some at once.
+chaos: setup
+	$(BIN)/python -m tests.chaos --n $(or $(N),100) --seed $(or $(SEED),1) --db $(or $(DB),sqlite) --jobs $(or $(JOBS),1) \
+		$(if $(JSON),--json $(JSON)) $(if $(SKILL),--skill $(SKILL)) $(if $(INBOX),--inbox $(INBOX)) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

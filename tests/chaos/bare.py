@@ -8,6 +8,7 @@ import importlib
 import os
 import threading
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 # Read by Prefect on import. No server is asked for anything, and no thread of Prefect's lives when a scenario forks.
@@ -19,12 +20,10 @@ os.environ.update(
     PREFECT_LOGGING_TO_API_ENABLED="false",
 )
 
-from prefect import Flow
-from prefect.client.orchestration import get_client
+import prefect.task_engine
+from prefect import Flow, flow, task
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import AsyncClientContext, FlowRunContext
-from prefect.events.clients import NullEventsClient
-from prefect.events.worker import EventsWorker
 from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore  # type: ignore[attr-defined]
 from prefect.states import Running
@@ -32,6 +31,7 @@ from prefect.states import Running
 import tasks.lease
 import tasks.ledger.database
 import tasks.ledger.holders
+from tasks.records import Case
 from tests.chaos.witness import bear_witness
 
 LEASE_SECONDS = 2.0
@@ -47,9 +47,19 @@ WARM = (
 )
 
 
+@task
+async def _nothing(case: Case) -> str:
+    return case.key
+
+
+@flow(name="warm", version="1")
+async def _warm(cases: list[int]) -> None:
+    born = datetime.now(UTC)
+    await _nothing(Case(id=1, agent="a", source="s", key="k", thread="t", sender="", subject="", text="", arrived=born))
+
+
 async def run(flow: Flow[..., Any], ids: list[int]) -> None:
     """The body of a flow under a context like that of Prefect's engine."""
-    EventsWorker.set_client_override(NullEventsClient)
     async with AsyncClientContext.get_or_create() as held:
         with FlowRunContext(
             flow=flow,
@@ -78,7 +88,9 @@ def preload() -> None:
         importlib.import_module(name)
     bear_witness()
     shorten_leases()
-    get_client()  # reads the certificates once for all children
+    # A step's states are only events. They would need a thread and, in the end, a server.
+    prefect.task_engine.emit_task_run_state_change_event = lambda *_, **__: None  # type: ignore[assignment]
+    run_now(_warm, [])  # whatever is made on first use is made once for all children
     gc.collect()
     gc.freeze()  # or every child would copy the pages of all objects at its first collection
     assert threading.active_count() == 1, threading.enumerate()

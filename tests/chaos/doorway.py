@@ -69,7 +69,7 @@ class Doors:
 
         def telling(server: smtplib.SMTP, said: Any) -> None:
             tell(server, said)
-            if said.endswith(b"\r\n.\r\n"):
+            if isinstance(said, bytes) and said.endswith(b"\r\n.\r\n"):
                 self.pass_by("inside", "send")  # the server has the mail, and has not been heard
 
         Ledger._submit = submitting  # type: ignore[method-assign]

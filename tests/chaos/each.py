@@ -81,6 +81,8 @@ class _Game:
         self.verdict = Verdict(plan.number, plan=str(plan), cases=len(scene.arrivals))
         self.disturbed: set[int] = set()
         self.cuts: list[float] = []
+        # SQLite is for one machine: who freezes with its lock in hand must be seen by the others.
+        self.elsewhere = plan.kind == "elsewhere" and scene.ledgers.postgres is not None
 
     def judged(self) -> Verdict:
         scene, verdict = self.scene, self.verdict
@@ -108,7 +110,7 @@ class _Game:
         verdict.judge_ledger(log, scene.stored(), scene.states(), scene.held())
         mailed = [path.stat().st_mtime - time.time() + time.monotonic() for path in scene.mail_files()]
         verdict.judge_recovery(self.cuts, log, mailed)
-        nobody_can_tell = self.plan.channel == "smtp" or self.plan.kind == "elsewhere"
+        nobody_can_tell = self.plan.channel == "smtp" or self.elsewhere
         if verdict.unknown and not nobody_can_tell:
             verdict.wrong.append(f"{verdict.unknown} effect(s) unknown, though {self.plan.channel} can be asked")
         if verdict.unknown > (verdict.kills + len(self.disturbed)) * self.plan.concurrency:
@@ -200,7 +202,7 @@ class _Game:
 
     def freeze(self) -> None:
         """Freeze one, let others take over, thaw it late."""
-        scene, elsewhere = self.scene, self.plan.kind == "elsewhere"
+        scene, elsewhere = self.scene, self.elsewhere
         frozen = scene.fork(f"{self.plan.doors[0]}:STOP")
         status = scene.wait(frozen, frozen=True)
         if status != -signal.SIGSTOP:
