@@ -3,6 +3,7 @@
 Run as `python -S -E deployments/start.py SOCKET`, as the job variable `command` of the pool that `up` makes.
 """
 
+# ruff: noqa: SIM105 (to import contextlib takes as long as everything else here)
 # The C modules under `socket` and `signal`: those build enums for 13 ms, and this program exists to save time.
 import _signal
 import _socket
@@ -26,8 +27,11 @@ def ask(path: str) -> _socket.socket:
     body = b"\0".join([os.getcwdb(), *(name + b"=" + value for name, value in os.environb.items())])
     descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
     size = len(body).to_bytes(8, "big")
-    keeper.sendmsg([size], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
-    keeper.sendall(body)
+    try:
+        keeper.sendmsg([size], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
+        keeper.sendall(body)
+    except BrokenPipeError:
+        pass  # it has refused without looking, and says why
     answer = keeper.recv(500)
     if answer != YES:
         raise OSError(answer.decode(errors="replace") or "the warm process went away")
@@ -40,7 +44,7 @@ def follow(keeper: _socket.socket) -> int:
     keeper.sendall(GO)
 
     def pass_on(number: int, _: object) -> None:
-        try:  # noqa: SIM105, contextlib costs more than all of this
+        try:
             keeper.send(bytes([number]))
         except OSError:
             pass  # the run has ended, and its status is on the way to us

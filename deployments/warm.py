@@ -17,12 +17,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deployments.fingerprint import PROJECT, Fingerprint
-from deployments.keeper import ending_at_once, keep, refuse
+from deployments.keeper import ending_at_once, keep, refuse, share_certificates
 from deployments.start import ENGINE
 
 LOOK_SECONDS = 2.0
-# What a run loads, some of it only when it is under way.
-LIBRARIES = ("prefect.main", "prefect.flow_engine", "prefect.task_engine", "anthropic", "pandas", "sklearn")
+# What runs load, also what Prefect and the ledger load only when they are under way.
+LIBRARIES = (
+    "prefect.main",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "prefect.artifacts",
+    "prefect.runner.runner",
+    "prefect.deployments.steps.core",
+    "prefect._internal.integrations",
+    "anyio._backends._asyncio",
+    "encodings.idna",
+    "rich._emoji_codes",
+    "tasks.ledger.migrations",
+    "sqlite3",
+    "psycopg",
+    "anthropic",
+    "pandas",
+    "sklearn",
+)
 OWN = ("tasks/sources", "tasks/channels", "skills", "flows")
 # A thread does not survive a fork, and the lock that it holds would stay locked. OpenBLAS starts some when loaded.
 ONE_THREAD = {b"OPENBLAS_NUM_THREADS": b"1", b"OMP_NUM_THREADS": b"1", b"DO_NOT_TRACK": b"1"}
@@ -38,6 +55,7 @@ def main(path: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environb.update(ONE_THREAD)
     unfit = _warm_up()
+    _rehearse()
     # Some packages set variables for their own libraries when they are loaded.
     added = {name: value for name, value in os.environb.items() if name not in {*given, *ONE_THREAD}}
     os.environb.clear()
@@ -64,6 +82,17 @@ def _warm_up() -> str:
         elif threads() > 1:
             unfit = f"importing {name} starts a thread, which would be missing in a run"
     return unfit
+
+
+def _rehearse() -> None:
+    """Make and forget a client, which opens nothing: what Prefect keeps of it is there for every run."""
+    with contextlib.suppress(Exception):
+        from prefect.client.orchestration import get_client
+        from prefect.settings import get_current_settings
+
+        share_certificates()
+        if get_current_settings().api.url:
+            get_client()
 
 
 def _rooms() -> Iterator[str]:
