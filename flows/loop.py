@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import Any
 
+import httpx
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
@@ -18,7 +21,7 @@ from prefect.states import Completed
 
 from skills import catalogue, skill_flow
 from tasks import channels, sources
-from tasks.errors import BadInput
+from tasks.errors import BadInput, HoldfastError
 from tasks.lease import holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import release_agent, take_agent
@@ -116,7 +119,8 @@ async def _tick(ledger: Ledger, agent: Agent, dry_run: bool) -> State[Any]:
             tried.update(ids)
             worked += len(ids)
             named = f"{skill}: {len(ids)} case(s) of {agent.name}{', rehearsal' if dry_run else ''}"
-            await skill_flow(skill).with_options(flow_run_name=named)(cases=ids)
+            with _server_answers():
+                await skill_flow(skill).with_options(flow_run_name=named)(cases=ids)
     left = await ledger.read("count what is left", lambda c: counts(c, agent.name))
     summary = _summary(new, worked, left, dry_run)
     if not worked:
@@ -124,8 +128,21 @@ async def _tick(ledger: Ledger, agent: Agent, dry_run: bool) -> State[Any]:
     rows = await ledger.read("read the tick's table", lambda c: worked_since(c, agent.name, began))
     results = Counter(row["result"] for row in rows)
     summary += " " + ", ".join(f"{count} {result}" for result, count in results.most_common(6)) + "."
-    await show_tick(agent.name, rows, summary, unreadable)
+    with _server_answers():
+        await show_tick(agent.name, rows, summary, unreadable)
     return Completed(message=summary)
+
+
+@contextlib.contextmanager
+def _server_answers() -> Iterator[None]:
+    """Say what it means when Prefect's server is gone: skills keep errors of their own to themselves."""
+    try:
+        yield
+    except httpx.HTTPError as why:
+        raise HoldfastError(
+            f"Prefect's server does not answer ({type(why).__name__}: {why}), so this tick ends. Whatever was begun is "
+            "finished and recorded, the rest was not touched; the next tick goes on. Look with `doctor`."
+        ) from why
 
 
 def _summary(new: int, worked: int, left: dict[str, int], dry_run: bool) -> str:
