@@ -21,7 +21,7 @@ from tasks.ledger.tables import cases, effects, steps
 from tests.conftest import PROJECT, arrival, fill, free_port, wait_for
 
 CASES = 4
-DOORWAYS = ["begin", "store step", "intend", "dispatch", "confirm", "settle", "send"]
+DOORWAYS = ["store step", "send"]  # with Prefect's engine around them; tests/chaos has every one, without it
 
 
 class Scene:
@@ -94,7 +94,7 @@ def test_a_kill_at_this_doorway_repeats_nothing_and_loses_nothing(scene: Scene, 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace injects kills at the database's own syncs")
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("sync", [2, 5, 9, 14, 20])
+@pytest.mark.parametrize("sync", [5, 14])
 def test_a_kill_at_a_sync_of_the_database_repeats_nothing(scene: Scene, sync: int) -> None:
     inject = f"inject=fdatasync,fsync:signal=SIGKILL:when={sync}"
     killed = scene.start(prefix=("strace", "-f", "-qq", "-e", "trace=fdatasync,fsync", "-e", inject, "-o", "/dev/null"))
@@ -104,18 +104,7 @@ def test_a_kill_at_a_sync_of_the_database_repeats_nothing(scene: Scene, sync: in
     scene.judge(before, finished)
 
 
-@pytest.mark.parametrize(
-    "doorway",
-    [
-        "before:store step:2",
-        "inside:store step:2",
-        "after:dispatch:1",
-        "before:send:2",
-        "after:send:2",
-        "before:settle:1",
-        "inside:settle:1",
-    ],
-)
+@pytest.mark.parametrize("doorway", ["before:store step:2", "before:send:2", "inside:settle:1"])
 def test_a_frozen_process_that_thaws_late_does_nothing_twice(scene: Scene, doorway: str) -> None:
     frozen = scene.start(doorway, "STOP", lease="2")
     try:
@@ -180,11 +169,3 @@ def test_a_mail_that_nobody_can_look_for_is_not_sent_again_until_a_person_says_s
         assert len(heard.mails) == CASES == len({message_from_bytes(one)["Message-ID"] for one in heard.mails})
     finally:
         server.stop()
-
-
-def test_several_kills_in_a_row_repeat_nothing(scene: Scene) -> None:
-    for doorway in ("after:store step:1", "after:dispatch:1", "after:send:1"):
-        scene.start(doorway).wait(60)
-    before, finished = scene.lines(), scene.stored()
-    scene.finish()
-    scene.judge(before, finished)

@@ -32,6 +32,8 @@ class _Night:
         what = self.plan.kind
         if what == "database" and not street.postgres:
             what = "worker, flow"
+        if what == "warm" and street.part("warm") is None:
+            what = "flow"  # this system can not fork runs from a warm process
         start, before = street.log.stat().st_size, street.answered()
         cut: set[int] = set()
         try:
