@@ -23,7 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from deployments.start import ENGINE, FORWARDED, GO, YES
+from deployments.start import ENGINE, FORWARDED, GO, HERE, YES
 
 REQUEST_SECONDS = 10.0  # how long it waits for somebody who asked and then says nothing
 OOM_SCORE = 500  # without memory the kernel ends a run, and nothing that other runs need
@@ -55,6 +55,7 @@ def keep(asking: socket.socket, given: dict[bytes, bytes], added: dict[bytes, by
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _call_it("holdfast-keeper")
         asking.settimeout(REQUEST_SECONDS)
+        asking.sendall(HERE)
         request = _receive(asking)
         if why := _unlike(request, given):
             refuse(asking, why)

@@ -12,7 +12,7 @@ import sys
 
 ENGINE = "prefect.engine"
 ANSWER_SECONDS = 3.0  # nothing runs before `GO`: who answers later finds that we are gone
-YES, GO = b"+", b"!"
+HERE, YES, GO = b"?", b"+", b"!"
 FORWARDED = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2)
 
 
@@ -24,18 +24,21 @@ def ask(path: str) -> _socket.socket:
     # A socket's address holds 107 bytes; this one is short wherever the folder lies.
     keeper.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
     os.close(folder)
+    # Our output goes only to a keeper that is there: left in the queue of one that hangs, it would never be closed.
+    _expect(keeper, HERE)
     body = b"\0".join([os.getcwdb(), *(name + b"=" + value for name, value in os.environb.items())])
     descriptors = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
     size = len(body).to_bytes(8, "big")
-    try:
-        keeper.sendmsg([size], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
-        keeper.sendall(body)
-    except BrokenPipeError:
-        pass  # it has refused without looking, and says why
-    answer = keeper.recv(500)
-    if answer != YES:
-        raise OSError(answer.decode(errors="replace") or "the warm process went away")
+    keeper.sendmsg([size], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
+    keeper.sendall(body)
+    _expect(keeper, YES)
     return keeper
+
+
+def _expect(keeper: _socket.socket, wanted: bytes) -> None:
+    answer = keeper.recv(500)
+    if answer != wanted:
+        raise OSError(answer.decode(errors="replace") or "the warm process went away")
 
 
 def follow(keeper: _socket.socket) -> int:
