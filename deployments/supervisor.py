@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from deployments.pool import can_fork, make_pool
 from tasks.errors import BadInput, LedgerLost
 from tasks.home import PROJECT, home
 from tasks.ledger import the_ledger
@@ -161,7 +162,10 @@ class House:
         prefect = [sys.executable, "-m", "prefect"]
         serve = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
         work = ["worker", "start", "--pool", POOL, "--type", "process", "--name", f"holdfast-{port}"]
-        self.children = [Child("server", prefect + serve, self.env), Child("worker", prefect + work, self.env)]
+        self.server, self.worker = Child("server", prefect + serve, self.env), Child("worker", prefect + work, self.env)
+        # Runs are forked from it, and start the ordinary way whenever it is not there.
+        warm = [sys.executable, "-m", "deployments.warm", str(home() / "warm.sock")]
+        self.warm = Child("warm", warm, self.env) if can_fork() else None
         self._observer, self._sweep = Observer(), 0.0
         self._gone: list[Any] = []
         """Holders found dead whose runs Prefect was not told of yet."""
@@ -174,23 +178,26 @@ class House:
         """Bring up the server with its pool and deployments; BadInput that names the log when it does not come."""
         if healthy(self.api):
             raise BadInput(f"A server answers at {self.ui} already. Stop it, or choose another --port.")
-        server = self.children[0]
+        server = self.server
         server.keep()
         until = time.monotonic() + seconds
         while not healthy(self.api):
             if time.monotonic() > until or (server.process and server.process.poll() is not None):
                 raise BadInput(f"Prefect's server did not start; see {home() / 'logs/server.log'}.")
             time.sleep(0.2)
-        _prefect(self.env, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+        if self.warm:
+            self.warm.keep()
+        make_pool(POOL, home() / "warm.sock" if self.warm else None)
         enter_deployments(self.env)
 
     def start_worker(self) -> None:
         """From here on ticks run."""
-        self.children[1].keep()
+        self.worker.keep()
 
     def look(self) -> list[str]:
         """Restart what died and let the next tick of a dead one start at once. Returns what happened, for people."""
-        happened = [said for child in self.children if (said := child.keep())]
+        children = (self.server, self.warm, self.worker)
+        happened = [said for child in children if child and (said := child.keep())]
         try:
             happened += self.recover()
         except (LedgerLost, httpx.HTTPError, OSError) as why:
@@ -223,11 +230,12 @@ class House:
 
     def stop(self) -> None:
         """End the worker and what it ran, let Prefect show that, and end the server."""
-        server, worker = self.children
-        worker.stop()
+        self.worker.stop()
+        if self.warm:
+            self.warm.stop()  # returns when the runs are gone whose starters ended with the worker
         with contextlib.suppress(LedgerLost, httpx.HTTPError, OSError):
             self.recover(go_on=False)
-        server.stop()
+        self.server.stop()
 
 
 def _prefect(env: dict[str, str], *words: str) -> None:
