@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import os
 import threading
 import uuid
-from datetime import UTC, datetime
 from typing import Any
 
 # Read by Prefect on import. No server is asked for anything, and no thread of Prefect's lives when a scenario forks.
@@ -18,10 +16,12 @@ os.environ.update(
     PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED="false",
     PREFECT_LOGGING_LEVEL="ERROR",
     PREFECT_LOGGING_TO_API_ENABLED="false",
+    OPENBLAS_NUM_THREADS="1",
+    OMP_NUM_THREADS="1",
 )
 
 import prefect.task_engine
-from prefect import Flow, flow, task
+from prefect import Flow
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.filesystems import LocalFileSystem
@@ -31,7 +31,6 @@ from prefect.states import Running
 import tasks.lease
 import tasks.ledger.database
 import tasks.ledger.holders
-from tasks.records import Case
 from tests.chaos.witness import bear_witness
 
 LEASE_SECONDS = 2.0
@@ -45,17 +44,6 @@ WARM = (
     "tasks.channels.smtp",
     "tasks.ledger.migrations",
 )
-
-
-@task
-async def _nothing(case: Case) -> str:
-    return case.key
-
-
-@flow(name="warm", version="1")
-async def _warm(cases: list[int]) -> None:
-    born = datetime.now(UTC)
-    await _nothing(Case(id=1, agent="a", source="s", key="k", thread="t", sender="", subject="", text="", arrived=born))
 
 
 async def run(flow: Flow[..., Any], ids: list[int]) -> None:
@@ -90,9 +78,6 @@ def preload() -> None:
     shorten_leases()
     # A step's states are only events. They would need a thread and, in the end, a server.
     prefect.task_engine.emit_task_run_state_change_event = lambda *_, **__: None  # type: ignore[assignment]
-    run_now(_warm, [])  # whatever is made on first use is made once for all children
-    gc.collect()
-    gc.freeze()  # or every child would copy the pages of all objects at its first collection
     assert threading.active_count() == 1, threading.enumerate()
 
 

@@ -116,6 +116,12 @@ class Scene:
             self.ledgers.drop(self.url)
             shutil.rmtree(self.box, ignore_errors=True)
 
+    def ids(self) -> list[int]:
+        return list(range(1, len(self.arrivals) + 1))
+
+    def environment(self) -> dict[str, str]:
+        return {LOG: str(self.log), "HOLDFAST_LEDGER": self.url, "HOLDFAST_HOME": str(self.box)}
+
     # Processes
 
     def fork(self, *doors: str, elsewhere: bool = False, gate: int | None = None) -> int:
@@ -128,7 +134,7 @@ class Scene:
             if elsewhere:
                 _move_to_another_machine()
             Doors(*doors).install()
-            run_now(self.flow, list(range(1, len(self.arrivals) + 1)))
+            run_now(self.flow, self.ids())
 
         return self._fork(work)
 
@@ -139,7 +145,7 @@ class Scene:
             return pid
         status = 1
         try:
-            os.environ |= {LOG: str(self.log), "HOLDFAST_LEDGER": self.url, "HOLDFAST_HOME": str(self.box)}
+            os.environ |= self.environment()
             errors = os.open(self.errors, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
             os.dup2(errors, 1)
             os.dup2(errors, 2)
