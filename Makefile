@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup test check demo up down bench chaos clean
+.PHONY: setup test check demo up down bench chaos simulate clean
 
 setup: .venv/ready
 
@@ -38,6 +38,10 @@ bench: setup
 chaos: setup
 	$(BIN)/python -m tests.chaos --n $(or $(N),100) --seed $(or $(SEED),1) --db $(or $(DB),sqlite) --jobs $(or $(JOBS),1) \
 		$(if $(JSON),--json $(JSON)) $(if $(SKILL),--skill $(SKILL)) $(if $(INBOX),--inbox $(INBOX)) $(if $(ONLY),--only $(ONLY))
+
+# The core in a simulated world: N interleavings of processes, kills, freezes and clocks from a SEED.
+simulate: setup
+	$(BIN)/python -m tests.simulation --stories $(or $(N),20000) --seed $(or $(SEED),1)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
