@@ -87,6 +87,15 @@ def test_the_judge_excuses_a_second_payment_only_where_the_first_process_was_cut
     assert not_excused.calls_paid_twice == 1
 
 
+def test_the_judge_excuses_a_call_that_a_frozen_process_ends_late_but_not_one_that_it_begins_late() -> None:
+    frozen, other = (1, "run", "1 key"), ((2, "run", "3 key"), (2, "done", "3 key"), (2, "kept", "3 key"))
+    ended_late, begun_late = Verdict(1), Verdict(2)
+    ended_late.judge_steps(lines(frozen, *other, (1, "done", "1 key")), {1})
+    begun_late.judge_steps(lines(*other, frozen, (1, "done", "1 key")), {1})
+    assert (ended_late.calls_cut_short, ended_late.wrong) == (1, [])
+    assert (begun_late.steps_run_again, begun_late.calls_paid_twice) == (1, 1)
+
+
 def test_the_judge_sees_a_mail_too_many_and_one_too_few() -> None:
     verdict, one, other = Verdict(1), Mail("<1>", "a", "s"), Mail("<2>", "b", "s")
     verdict.judge_mails(Counter({one: 1, other: 1}), Counter({one: 2}))

@@ -68,22 +68,24 @@ class Verdict:
     def judge_steps(self, log: list[Line], disturbed: set[int]) -> None:
         """No step runs after its result was promised as safe; none is paid twice unless its process was cut down.
 
-        `disturbed` are the processes that were killed, frozen or cut off from the database: a call of theirs that
-        returned may have been lost before it was safe, which nobody can prevent.
+        `disturbed` are the processes that were killed, frozen or cut off from the database. A call that they had in
+        hand may have returned and been lost, or returns late, when it was made again: nobody can prevent that.
         """
         kept: set[str] = set()
         paid: dict[str, int] = {}
+        late: set[tuple[int, str]] = set()
         for line in log:
             key = line.rest.partition(" ")[2]
             if line.word == "kept":
                 kept.add(key)
             elif line.word == "run" and key in kept:
+                late.add((line.pid, key))
                 self.steps_run_again += 1
                 self.wrong.append(f"a finished step ran again: {key}")
             elif line.word == "done":
-                if key in paid and (key in kept or paid[key] not in disturbed):
+                if key in paid and ((line.pid, key) in late or not {paid[key], line.pid} & disturbed):
                     self.calls_paid_twice += 1
-                    self.wrong.append(f"a call was paid twice with nobody killed in it: {key}")
+                    self.wrong.append(f"a call was paid twice with nobody disturbed in it: {key}")
                 elif key in paid:
                     self.calls_cut_short += 1
                 paid[key] = line.pid
