@@ -10,14 +10,16 @@ import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import yaml
 from rich.console import Console
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, func, select
 
 from deployments.supervisor import POOL
+from tasks import channels
 from tasks.errors import HoldfastError, LedgerLost
 from tasks.home import PROJECT, home
 from tasks.ledger import ledger_url, the_ledger
@@ -27,6 +29,7 @@ from tasks.ledger.effects import in_doubt
 from tasks.ledger.holders import alive, process_of
 from tasks.ledger.tables import cases, unsettled
 from tasks.process import is_gone
+from tasks.records import Agent
 
 STUCK_SECONDS = 3600.0
 CRASHES = 3
@@ -71,14 +74,17 @@ def _versions() -> list[Finding]:
 
 def _disk() -> list[Finding]:
     home().mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(home()).free
-    small = free < 500 * 2**20
-    remedy = f"Free space on the disk of {home()}: a full one stops all work (nothing is lost)." if small else ""
-    writable = os.access(home(), os.W_OK)
-    return [
-        Finding(f"{free / 2**30:.1f} GiB free for {home()}", remedy),
-        Finding(f"{home()} can be written", "" if writable else f"Let this user write {home()}."),
-    ]
+    folders, found = [home()], []
+    if ledger_url().startswith("sqlite:///"):
+        folders.append(Path(ledger_url().removeprefix("sqlite:///").partition("?")[0]).absolute().parent)
+    for folder in [one for one in dict.fromkeys(folders) if one.is_dir()]:
+        free = shutil.disk_usage(folder).free
+        small = free < 500 * 2**20
+        remedy = f"Free space on the disk of {folder}: a full one stops all work (nothing is lost)." if small else ""
+        writable = os.access(folder, os.W_OK)
+        found.append(Finding(f"{free / 2**30:.1f} GiB free for {folder}", remedy))
+        found.append(Finding(f"{folder} can be written", "" if writable else f"Let this user write {folder}."))
+    return found
 
 
 def _ledger() -> list[Finding]:
@@ -89,7 +95,22 @@ def _ledger() -> list[Finding]:
         state = ledger.read_now("check itself", lambda c: c.exec_driver_sql("PRAGMA quick_check(1)").scalar())
         remedy = "" if state == "ok" else "Stop everything, restore the last backup of the ledger, then `up`."
         found.append(Finding(f"ledger file: {state}", remedy))
+    ledger.write_now("see whether it takes writes", lambda c: None)
+    found.append(Finding("ledger takes writes"))
+    found += _channels(ledger.read_now("look at its agents", all_agents))
     return [*found, *ledger.read_now("look at its cases", _stuck)]
+
+
+def _channels(rows: list[Row[tuple[object, ...]]]) -> list[Finding]:
+    """Where effects go, as the agents' last ticks were told."""
+    found = []
+    for row in rows:
+        for kind, url in Agent.model_validate_json(str(row.settings)).effects.items():
+            try:
+                channels.check(url)
+            except HoldfastError as why:
+                found.append(Finding(f"agent {row.name} can not {kind}", f"{why} It goes on by itself then."))
+    return found
 
 
 def _stuck(c: Connection) -> list[Finding]:

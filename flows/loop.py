@@ -83,7 +83,7 @@ def _superseded(stale_seconds: int) -> str:
     if run.auto_scheduled and run.expected_start_time:
         late = (datetime.now(UTC) - run.expected_start_time).total_seconds()
         if late > stale_seconds:
-            return f"it starts {late:.0f} s late; a newer tick does its work"
+            return f"it starts {late:.0f} s late; a newer tick does its work (if all are: `doctor` compares clocks)"
     return ""
 
 
@@ -99,7 +99,7 @@ def _check(agent: Agent) -> None:
 
 
 async def _tick(ledger: Ledger, agent: Agent, dry_run: bool) -> State[Any]:
-    log, began = get_run_logger(), time.time()
+    log, began, started = get_run_logger(), time.time(), time.monotonic()
     new, unreadable = await _poll(ledger, agent)
     for why in unreadable:
         log.warning("Not readable, left where it is: %s", why)
@@ -125,6 +125,7 @@ async def _tick(ledger: Ledger, agent: Agent, dry_run: bool) -> State[Any]:
     summary = _summary(new, worked, left, dry_run)
     if not worked:
         return Completed(name="Idle", message=summary)
+    began = min(began, time.time() - (time.monotonic() - started))  # the clock may have been set back meanwhile
     rows = await ledger.read("read the tick's table", lambda c: worked_since(c, agent.name, began))
     results = Counter(row["result"] for row in rows)
     summary += " " + ", ".join(f"{count} {result}" for result, count in results.most_common(6)) + "."

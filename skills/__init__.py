@@ -16,10 +16,10 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks.effects import perform, reply_to
-from tasks.errors import BadInput, Draining, Halt, HoldfastError, Parked, StepRefused
+from tasks.errors import BadInput, Draining, Halt, HoldfastError, NotSent, Parked, StepRefused
 from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
-from tasks.ledger.cases import NotBegun, Work, begin, hand_back, lanes, park, settle
+from tasks.ledger.cases import NotBegun, Work, begin, hand_back, lanes, park, settle, try_later
 from tasks.records import Case, CaseId, Outcome
 from tasks.store import ONCE_PER_CASE, skill_in_hand
 from tasks.working import WORKING, Hand, policy
@@ -141,6 +141,12 @@ class _Batch:
                 f"hand case {case} back", lambda c: hand_back(c, begun, reason, False, hand.replayed)
             )
             self.log.info(reason)
+        except NotSent as why:
+            reason = str(why)
+            state = await self.ledger.write(
+                f"hand case {case} back", lambda c: try_later(c, begun, reason, hand.replayed)
+            )
+            self.log.warning("Case %s is %s, its effect did not leave: %s", case, state, reason)
         except (StepRefused, Exception) as why:
             reason = f"{type(why).__name__}: {why}"[:1000]
             state = await self.ledger.write(

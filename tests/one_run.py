@@ -13,6 +13,7 @@ from collections import Counter
 from concurrent.futures import Future
 
 import tasks.lease
+import tasks.ledger.database
 import tasks.ledger.holders
 from tasks import channels
 from tasks.ledger.database import Ledger, the_ledger
@@ -22,6 +23,9 @@ if seconds := os.environ.get("LEASE"):
     tasks.ledger.holders.LEASE_SECONDS = tasks.lease.LEASE_SECONDS = float(seconds)
     tasks.ledger.holders.BEAT_SECONDS = tasks.lease.BEAT_SECONDS = float(seconds) / 8
     tasks.ledger.holders.CONFIRM_SECONDS = tasks.lease.CONFIRM_SECONDS = float(seconds) / 3
+
+if seconds := os.environ.get("BUSY"):
+    tasks.ledger.database.BUSY_SECONDS = float(seconds)
 
 counted: Counter[str] = Counter()
 

@@ -119,9 +119,15 @@ class Postgres:
         self.ask(f"CREATE DATABASE {name} TEMPLATE {template}")
         return f"{self.url}/{name}"
 
-    def kill(self) -> None:
-        """End all its processes at once, as a power cut would, except that the disk's cache survives."""
-        os.killpg(self._server.pid, signal.SIGKILL)
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End all its processes at once, as a power cut would, except that the disk's cache survives.
+
+        SIGINT and SIGQUIT are what `pg_ctl stop` sends for `-m fast` and `-m immediate`.
+        """
+        if how is signal.SIGKILL:
+            os.killpg(self._server.pid, how)
+        else:
+            os.kill(self._server.pid, how)
         self._server.wait()
 
     def stop(self) -> None:

@@ -15,16 +15,22 @@ from tasks.home import folder_of
 from tasks.records import Effect, Receipt
 
 CAN_FIND = True
+ROOM = 64 * 1024  # bytes: with less on its disk a mail hardly fits, so a tick need not pay for one
 
 
 def check(url: str) -> None:
-    """BadInput if the folder can not be made or written."""
+    """BadInput if the folder can not be made or written, or if its disk is full."""
     folder = folder_of(url)
     try:
         for part in ("tmp", "new", "cur"):
             (folder / part).mkdir(parents=True, exist_ok=True)
     except OSError as why:
         raise BadInput(f"The Maildir {folder} can not be used: {why}. Make it writable for this user.") from why
+    if not all(os.access(folder / part, os.W_OK | os.X_OK) for part in ("tmp", "new")):
+        raise BadInput(f"The Maildir {folder} is read-only for this user. Make it writable, or remount its disk.")
+    disk = os.statvfs(folder)
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < ROOM:
+        raise BadInput(f"The disk of the Maildir {folder} is full. Free space on it; nothing was lost.")
 
 
 def _name(key: str) -> str:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, or_, select, update
@@ -19,6 +20,9 @@ from tasks.records import Agent, Arrival, Case, CaseId, Outcome, Policy
 
 ERRORS = 3  # attempts in a row that end in an error, before the case is quarantined
 BACKOFF_SECONDS = (20.0, 120.0)
+OUTSIDE_SECONDS = (20.0, 60.0, 120.0, 300.0)  # between tries while a channel takes nothing
+OUTSIDE_TRIES = 300  # in a row, which is about a day, before such a case is quarantined
+LONGEST_BACKOFF = max(*BACKOFF_SECONDS, *OUTSIDE_SECONDS)
 
 
 class Work(NamedTuple):
@@ -92,7 +96,8 @@ def decide(c: Connection, ids: Sequence[CaseId], skill: str) -> None:
 
 def ready(c: Connection, agent: str, limit: int) -> list[tuple[CaseId, str]]:
     """Cases that can be begun now, oldest first, with the skill that was decided; one per thread."""
-    other = cases.alias("other")
+    other, now = cases.alias("other"), time.time()
+    far = now + LONGEST_BACKOFF  # nothing was ever told to wait so long: the clock was set back meanwhile
     held_up = and_(
         unsettled(other),
         other.c.source == cases.c.source,
@@ -101,13 +106,13 @@ def ready(c: Connection, agent: str, limit: int) -> list[tuple[CaseId, str]]:
         or_(
             other.c.state == "working",
             and_(other.c.id < cases.c.id, other.c.state == "parked"),
-            and_(other.c.id < cases.c.id, other.c.state == "open", other.c.not_before > time.time()),
+            and_(other.c.id < cases.c.id, other.c.state == "open", other.c.not_before.between(now, far)),
         ),
     )
     found = (
         select(cases.c.id, cases.c.skill)
         .where(unsettled(), cases.c.agent == agent, cases.c.state == "open")
-        .where(cases.c.skill != "", cases.c.not_before <= time.time())
+        .where(cases.c.skill != "", ~cases.c.not_before.between(now, far))
         .where(~exists().where(held_up))
         .order_by(cases.c.id)
         .limit(limit)
@@ -254,6 +259,21 @@ def hand_back(c: Connection, work: Work, why: str, error: bool, replayed: int = 
         .values(state=state, holder=None, reason=why, errors=errors, not_before=time.time() + wait if wait else 0.0)
     )
     _end_attempt(c, case, work.fence, "error" if error else "returned", why, replayed)
+    return state
+
+
+def try_later(c: Connection, work: Work, why: str, replayed: int = 0) -> str:
+    """Give a case back whose effect the outside does not take now: it has a day for that. Returns its state."""
+    case = work.case.id
+    guard(c, case, work.fence, "hand it back")
+    earlier = select(attempts.c.how).where(attempts.c.case == case, attempts.c.fence < work.fence)
+    hows = c.execute(earlier.order_by(attempts.c.fence.desc())).scalars()
+    tries = sum(1 for _ in takewhile(lambda how: how == "not sent", hows)) + 1
+    state = "quarantined" if tries % OUTSIDE_TRIES == 0 else "open"
+    wait = OUTSIDE_SECONDS[min(tries, len(OUTSIDE_SECONDS)) - 1]
+    values = dict(state=state, holder=None, reason=why, not_before=time.time() + wait)
+    c.execute(update(cases).where(cases.c.id == case).values(values))
+    _end_attempt(c, case, work.fence, "not sent", why, replayed)
     return state
 
 

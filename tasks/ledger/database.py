@@ -28,6 +28,15 @@ Job = Callable[[Connection], T]
 BUSY_SECONDS = 30.0  # how long a locked database is waited for before the work in hand stops: longer than a lease
 TRY_SECONDS = 1.0  # of that at once, so that whoever waits can see who is in the way
 GROUP = 64  # writes that share one sync
+WAYS_OUT = {
+    "is full": "free space on its disk",
+    "readonly": "let this user write it and its folder, and see that its disk is not mounted read-only",
+    "read-only": "let this user write it and its folder, and see that its disk is not mounted read-only",
+    "unable to open": "let this user write it and its folder, and see that its disk is not mounted read-only",
+    "disk I/O error": "see the kernel's log for its disk, and that it is not full",
+    "malformed": "stop everything and restore the last backup",
+    "not a database": "stop everything and restore the last backup",
+}
 # A process that freezes in the middle of a write would keep its row locks: the server ends its session instead.
 POSTGRES = f"-c lock_timeout={TRY_SECONDS:.0f}s -c idle_in_transaction_session_timeout=10s"
 
@@ -116,7 +125,15 @@ class Ledger:
             with self.engine.connect().execution_options(reads=True) as connection, connection.begin():
                 return job(connection)
         except SQLAlchemyError as why:
-            raise LedgerLost(doing, _plain(why)) from why
+            raise LedgerLost(doing, self.said(why)) from why
+
+    def said(self, why: BaseException) -> str:
+        """A database error for people: which file or server, and the way out where the error tells it."""
+        text, address = _plain(why), self.engine.url
+        if address.get_backend_name() != "sqlite":
+            return f"{text} (Postgres at {address.host or 'its socket'}, database {address.database})"
+        hint = next((way for symptom, way in WAYS_OUT.items() if symptom in text), "")
+        return f"{text} ({address.database}{hint and '; ' + hint})"
 
     def _submit(self, doing: str, job: Job[T]) -> Future[T]:
         promise: Future[T] = Future()
@@ -155,7 +172,7 @@ class Ledger:
             if not committing or _again(why):
                 return False
             for doing, _, promise in group:
-                promise.set_exception(LedgerLost(doing, _plain(why)))
+                promise.set_exception(LedgerLost(doing, self.said(why)))
             return True
         for (_, _, promise), value in zip(group, results, strict=True):
             promise.set_result(value)
@@ -171,10 +188,10 @@ class Ledger:
             except BaseException as why:
                 if _again(why):
                     blocker = self._watch.look() if self._watch else ""
-                    locked = _plain(why) + blocker if time.monotonic() > patience else ""
+                    locked = self.said(why) + blocker if time.monotonic() > patience else ""
                     time.sleep(0.02)
                     continue
-                promise.set_exception(LedgerLost(doing, _plain(why)) if isinstance(why, SQLAlchemyError) else why)
+                promise.set_exception(LedgerLost(doing, self.said(why)) if isinstance(why, SQLAlchemyError) else why)
                 return ""
             promise.set_result(value)
             return ""
@@ -203,7 +220,7 @@ def migrate(ledger: Ledger) -> None:
             raise BadInput(f"The ledger {ledger.engine.url!r} {why}") from why
         except SQLAlchemyError as why:
             if not _again(why) or time.monotonic() > patience:
-                raise LedgerLost("prepare its tables", _plain(why)) from why
+                raise LedgerLost("prepare its tables", ledger.said(why)) from why
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, select
 
+from tasks.ledger.cases import LONGEST_BACKOFF
 from tasks.ledger.tables import attempts, cases, effects, holders, journal, outcomes, steps
 from tasks.records import Outcome
 
@@ -38,8 +39,8 @@ def story(c: Connection, case: int) -> list[Line]:
     for note in c.execute(select(journal).where(journal.c.case == case)).all():
         told.append(Line(note.at, f"{note.who}: {note.what}"))
     state = f"now {row.state}" + (f": {row.reason}" if row.reason else "")
-    if row.state == "open" and row.not_before > time.time():
-        state += f" (tried again in {row.not_before - time.time():.0f} s)"
+    if row.state == "open" and 0 < (wait := row.not_before - time.time()) <= LONGEST_BACKOFF:
+        state += f" (tried again in {wait:.0f} s)"
     return [*sorted(told, key=lambda line: line.at), Line(time.time(), state)]
 
 
