@@ -2,15 +2,17 @@
 
 Doorways are patched in from here, the product has none: `DOORWAY=before:store step:3` ends the process before
 its third ledger write of that name, `inside:` right before its commit, `after:` right after it; `SIGNAL` is KILL or
-STOP.
+STOP, or WAIT: then only this thread stands still, until there is a file `$PRACTICE_LOG.go`.
 """
 
 import asyncio
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from concurrent.futures import Future
+from pathlib import Path
 
 import tasks.lease
 import tasks.ledger.database
@@ -36,6 +38,10 @@ def doorway(side: str, name: str) -> None:
         counted[side] += 1
         if counted[side] == int(number):
             say(f"{os.environ.get('SIGNAL', 'KILL')} {side} {wanted} {os.getpid()}")
+            if os.environ.get("SIGNAL") == "WAIT":
+                while not Path(os.environ["PRACTICE_LOG"] + ".go").exists():
+                    time.sleep(0.02)
+                return
             os.kill(os.getpid(), getattr(signal, "SIG" + os.environ.get("SIGNAL", "KILL")))
 
 
