@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from tests.chaos.inbox import OWN
 from tests.chaos.oracle import Verdict
@@ -73,8 +74,9 @@ def main(
     for one in verdicts:
         if one.wrong:
             again = f"python -m tests.chaos --seed {seed} --db {db} --only {one.number}"
-            out.print(f"[red]{one.number} ({one.plan}): {'; '.join(one.wrong)}[/red]\n  again: {again}", markup=True)
-    missing = len(numbers) - len(verdicts) if level == "both" else 0
+            out.print(f"[red]{one.number} ({one.plan}): {escape('; '.join(one.wrong))}[/red]\n  again: {again}")
+    due = numbers if level == "both" else wanted[level]
+    missing = len(set(due) - {one.number for one in verdicts})
     if missing:
         out.print(f"[red]{missing} scenario(s) were not played.[/red]")
     if json_ is not None and only is None:
@@ -88,7 +90,7 @@ def _play(numbers: list[int], seed: int, progress: Progress, ground: Iterator[Pl
         for number in numbers:
             verdict = play(number)
             progress.add(verdict)
-            said = f"[red]{'; '.join(verdict.wrong)}[/red]" if verdict.wrong else "good"
+            said = f"[red]{escape('; '.join(verdict.wrong))}[/red]" if verdict.wrong else "good"
             out.print(f"{number:5} {verdict.seconds:6.2f} s  {plan(seed, number)}: {said}")
     finally:
         next(ground, None)
@@ -118,8 +120,8 @@ def _fork_shards(
             finally:
                 sys.stdout.flush()
                 os._exit(status)
-        for pid in pids:
-            os.waitpid(pid, 0)
+        if any([os.waitpid(pid, 0)[1] for pid in pids]):
+            out.print("[red]A process of the suite itself failed; what it did not play is not in the figures.[/red]")
     finally:
         if postgres:
             postgres.stop()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -55,20 +56,16 @@ class Ground:
         expected, began = self.expected(plan), time.monotonic()
         for _ in range(6):
             scene = self.scene(plan)
-            game = _Game(scene, plan, expected)
-            try:
-                verdict = game.judged()
-            finally:
-                keep = bool(game.verdict.wrong)
-                scene.close(keep)
+            verdict = _Game(scene, plan, expected).judged()
+            if verdict.wrong:
+                verdict.wrong.append(f"see {scene.box} and {scene.url}")
+            scene.close(keep=bool(verdict.wrong))
             if verdict.kills or verdict.wrong:
                 break
             sooner = tuple(f"{door.rpartition(':')[0]}:1" for door in plan.doors)
             plan = replace(plan, doors=sooner, moments=tuple(one / 2 for one in plan.moments))
         else:
             verdict.wrong.append("no kill ever came in time")
-        if keep:
-            verdict.wrong.append(f"see {scene.box} and {scene.url}")
         verdict.seconds = round(time.monotonic() - began, 3)
         return verdict
 
@@ -85,25 +82,31 @@ class _Game:
         self.elsewhere = plan.kind == "elsewhere" and scene.ledgers.postgres is not None
 
     def judged(self) -> Verdict:
-        scene, verdict = self.scene, self.verdict
         try:
-            kinds: dict[str, Callable[[], None]] = {
-                "freeze": self.freeze,
-                "elsewhere": self.freeze,
-                "pause": self.pause,
-                "crowd": self.crowd,
-                "random": self.random,
-                "watch": self.watch,
-                "sync": self.sync,
-                "sever": self.sever if scene.ledgers.postgres else self.random,
-            }
-            kinds.get(self.plan.kind, self.in_a_row)()
-            if verdict.kills:
+            self.play()
+            if self.verdict.kills:
                 self.finish()
-        except (TimeoutError, RuntimeError) as why:
-            verdict.wrong.append(str(why))
-        if not verdict.kills:
-            return verdict
+                self.judge()
+        except Exception:
+            # Whatever goes wrong is this scenario's result, and the others go on.
+            self.verdict.wrong.append(traceback.format_exc(limit=-3))
+        return self.verdict
+
+    def play(self) -> None:
+        kinds: dict[str, Callable[[], None]] = {
+            "freeze": self.freeze,
+            "elsewhere": self.freeze,
+            "pause": self.pause,
+            "crowd": self.crowd,
+            "random": self.random,
+            "watch": self.watch,
+            "sync": self.sync,
+            "sever": self.sever if self.scene.ledgers.postgres else self.random,
+        }
+        kinds.get(self.plan.kind, self.in_a_row)()
+
+    def judge(self) -> None:
+        scene, verdict = self.scene, self.verdict
         log = scene.lines()
         verdict.judge_mails(self.expected, scene.mails())
         verdict.judge_steps(log, self.disturbed)
@@ -117,7 +120,6 @@ class _Game:
             verdict.wrong.append(f"{verdict.unknown} effects unknown after {verdict.kills} kills")
         if verdict.quarantined and verdict.kills < 3:
             verdict.wrong.append(f"{verdict.quarantined} case(s) quarantined after {verdict.kills} kills")
-        return verdict
 
     def ended(self, pid: int, status: int) -> None:
         """Note how a process ended."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,8 +37,8 @@ class _Night:
             what = "flow"  # this system can not fork runs from a warm process
         start, before = street.log.stat().st_size, street.answered()
         cut: set[int] = set()
+        ids: list[str] = []
         try:
-            ids: list[str] = []
             for _ in range(5):
                 ids += street.deliver(self.plan.number)
                 old = len(street.outgoing())
@@ -49,8 +50,8 @@ class _Night:
                 verdict.wrong.append("no kill ever came while there was work")
             verdict.cases = len(ids)
             self._settle(ids)
-        except (TimeoutError, RuntimeError, httpx.HTTPError) as why:
-            verdict.wrong.append(f"{type(why).__name__}: {why}")
+        except Exception:
+            verdict.wrong.append(traceback.format_exc(limit=-3))
         with street.log.open() as log:
             log.seek(start)
             lines = heard(log.read())
