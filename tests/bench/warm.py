@@ -72,7 +72,7 @@ async def tick(roots: list[int]) -> dict[str, float]:
     }
 
 
-def measure(count: int) -> dict[str, dict[str, list[float]]]:
+def measure(count: int, kinds: list[str]) -> dict[str, dict[str, list[float]]]:
     from deployments.pool import make_pool
     from deployments.supervisor import POOL, House, free_port
 
@@ -87,7 +87,7 @@ def measure(count: int) -> dict[str, dict[str, list[float]]]:
             assert house.warm and house.warm.process
             while not (Path(home) / "warm.sock").exists():
                 time.sleep(0.1)
-            for kind in ("warm", "ordinary"):
+            for kind in kinds:
                 if kind == "ordinary":
                     house.worker.stop()
                     make_pool(POOL, None)
@@ -120,8 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--ticks", type=int, default=10)
+    parser.add_argument("--kinds", nargs="*", default=["warm", "ordinary"])
     given = parser.parse_args()
-    figures: dict[str, Any] = measure(given.ticks)
+    figures: dict[str, Any] = measure(given.ticks, given.kinds)
     table = Table(title=f"An idle tick, median (worst) of {given.ticks}", title_justify="left")
     for name in ("", "Pending to Running", "Pending to end", "CPU of its own process", "CPU of all it started"):
         table.add_column(name)
