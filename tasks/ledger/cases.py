@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert
 
 from tasks.errors import FenceLost
-from tasks.ledger.tables import agents, attempts, cases, markers, outcomes, steps, unsettled
+from tasks.ledger.tables import agents, attempts, cases, holders, markers, outcomes, steps, unsettled
 from tasks.records import Agent, Arrival, Case, CaseId, Outcome, Policy
 
 ERRORS = 3  # attempts in a row that end in an error, before the case is quarantined
@@ -139,6 +139,10 @@ def lanes(c: Connection, ids: Sequence[CaseId]) -> list[Lane]:
     return [Lane(row.id, (row.source, row.thread), row.suspect, wide[row.settings]) for row in rows]
 
 
+# Nobody looks after the cases of an ended holder again. The row stays locked, so that none is ended in between.
+_ENDED = select(holders.c.ended).where(holders.c.id == bindparam("holder")).with_for_update(read=True)
+
+
 def begin(
     c: Connection, case: CaseId, holder: str, skill: str, version: str, flow_run: str, alone: bool = False
 ) -> Work | NotBegun:
@@ -168,6 +172,8 @@ def begin(
         return NotBegun(case, f"its agent {row.agent!r} has never run a tick, so its settings are not known")
     if owner.draining:
         return NotBegun(case, "its agent is draining: `up` starts it again")
+    if c.execute(_ENDED, {"holder": holder}).scalar():
+        return NotBegun(case, "this process was given up while it was frozen or cut off; the next run works it")
     kept = {s.key: s.value for s in c.execute(select(steps.c.key, steps.c.value).where(steps.c.case == case))}
     if len(kept) < row.stored:
         # A step without its row would run and be paid for again, and nobody would know.

@@ -8,17 +8,7 @@ import os
 import time
 
 from tests.simulation.planted import PLANTED
-from tests.simulation.stories import Story, stage, tell
-
-CHUNK = 100  # stories that hypothesis keeps in mind together
-
-
-def play(number: int) -> tuple[int, str, int]:
-    """A chunk of stories: its seed, what went wrong, how many were played."""
-    before = Story.told
-    with stage():
-        story = tell(CHUNK, number)
-    return number, story, Story.told - before
+from tests.simulation.stories import CHUNK, Story, play, stage, tell
 
 
 def many(stories: int, seed: int, workers: int) -> int:

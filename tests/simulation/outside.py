@@ -36,7 +36,7 @@ AGENT = Agent(
 STAGE = SimpleNamespace(world=None)  # the world of the story that is being played
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 # What each case wants, in the order of their arrival, and its conversation.
-PATHS = (("reply", "a"), ("reply", "a"), ("hand_over", "b"), ("reply, hand_over", "b"), ("nothing", "c"))
+PATHS = (("reply", "a"), ("hand_over", "b"), ("reply", "a"), ("reply, hand_over", "b"), ("nothing", "c"))
 
 
 def mail(number: int) -> Arrival:

@@ -56,7 +56,7 @@ class World:
     def __init__(self, mails: int = 3) -> None:
         self.now = 0.0
         self.current: Proc | None = None
-        self.story: list[str] = []
+        self.story: list[str] = [f"({mails} case{'s' * (mails > 1)})"]
         self.store = the_store()
         self.store.empty()
         self.database = self.store.raw
@@ -116,7 +116,7 @@ class World:
     def told(self) -> str:
         lines, number = [], 0
         for line in self.story:
-            if not line.startswith(" "):
+            if not line.startswith((" ", "(")):
                 number += 1
                 line = f"{number:3}. {line}"
             lines.append(line)
