@@ -2,7 +2,8 @@
 
 Doorways are patched in from here, the product has none: `DOORWAY=before:store step:3` ends the process before
 its third ledger write of that name, `inside:` right before its commit, `after:` right after it; `SIGNAL` is KILL or
-STOP, or WAIT: then only this thread stands still, until there is a file `$PRACTICE_LOG.go`.
+STOP, or WAIT: then only this thread stands still, until there is a file `$PRACTICE_LOG.go`,
+or JUMP: then the wall clock is set by CLOCK seconds.
 """
 
 import asyncio
@@ -41,6 +42,10 @@ def doorway(side: str, name: str) -> None:
             if os.environ.get("SIGNAL") == "WAIT":
                 while not Path(os.environ["PRACTICE_LOG"] + ".go").exists():
                     time.sleep(0.02)
+                return
+            if os.environ.get("SIGNAL") == "JUMP":
+                real, seconds = time.time, float(os.environ["CLOCK"])
+                time.time = lambda: real() + seconds
                 return
             os.kill(os.getpid(), getattr(signal, "SIG" + os.environ.get("SIGNAL", "KILL")))
 
