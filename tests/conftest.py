@@ -32,7 +32,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def postgres_server() -> Iterator[Postgres]:
     if INITDB is None:
         pytest.skip("no initdb here: install Debian's package postgresql to run the Postgres half")
-    server = Postgres()
+    server = Postgres(durable=False)
     try:
         yield server
     finally:

@@ -104,7 +104,7 @@ def _fork_shards(
     from tests.servers import Postgres
 
     preload()
-    postgres = Postgres() if db == "postgres" else None
+    postgres = Postgres(durable=False) if db == "postgres" else None
     try:
         pids = []
         for job in range(jobs):

@@ -31,19 +31,8 @@ FROZEN = (
 )
 ELSEWHERE = tuple(one for one in FROZEN if not one.startswith("inside") or one == "inside:send")
 OFTEN = {"store step": 12, "intend": 4, "dispatch": 4, "send": 4, "confirm": 4, "begin": 3, "settle": 3}
-STACK = (
-    "flow",
-    "worker, flow",
-    "all",
-    "server",
-    "freeze",
-    "database",
-    "server, flow",
-    "worker",
-    "warm",
-    "flow",
-    "flow",
-)
+STACK = ("flow", "all", "worker, flow", "server", "freeze", "database", "server, flow", "worker", "warm")
+STACK += ("flow", "flow")  # what dies most
 
 
 @dataclass(frozen=True)
