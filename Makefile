@@ -34,10 +34,12 @@ bench: setup
 	$(BIN)/python -m tests.bench.speed $(if $(JSON),--json $(JSON))
 
 # N scenarios from SEED on DB (sqlite or postgres), each with at least one kill; JSON=FILE keeps the figures and lets a
-# run that was ended go on. SKILL=skills.my_skill:my_skill kills yours, on mails from INBOX=MAILDIR. JOBS runs some at once.
+# run that was ended go on. SKILL=skills.my_skill:my_skill kills yours, on mails from INBOX=MAILDIR. JOBS runs some
+# at once, SHARD=1/3 plays one third of them, ONLY=NUMBER one.
 chaos: setup
 	$(BIN)/python -m tests.chaos --n $(or $(N),100) --seed $(or $(SEED),1) --db $(or $(DB),sqlite) --jobs $(or $(JOBS),1) \
-		$(if $(JSON),--json $(JSON)) $(if $(SKILL),--skill $(SKILL)) $(if $(INBOX),--inbox $(INBOX)) $(if $(ONLY),--only $(ONLY))
+		$(if $(JSON),--json $(JSON)) $(if $(SKILL),--skill $(SKILL)) $(if $(INBOX),--inbox $(INBOX)) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(SHARD),--shard $(SHARD))
 
 # The core in a simulated world: N interleavings of processes, kills, freezes and clocks from a SEED.
 simulate: setup

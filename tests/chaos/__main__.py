@@ -45,7 +45,7 @@ def main(
     mine, of = (int(one) for one in shard.split("/"))
     path = json_.with_name(json_.name + ".progress.jsonl") if json_ and only is None else None
     progress = Progress(path or Path(tempfile.mkdtemp()) / "progress.jsonl", setting)
-    numbers = [only] if only is not None else [one for one in range(1, n + 1) if one % of == mine % of]
+    numbers = [only] if only is not None else [one for one in range(1, n + 1) if (one + one // 10) % of == mine % of]
     wanted = {name: [one for one in numbers if plan(seed, one).level == name] for name in ("each", "stack")}
     played = progress.played()
     todo = {name: [one for one in those if one not in played] for name, those in wanted.items()}
@@ -73,7 +73,8 @@ def main(
     show(out, found, f"{len(verdicts)} scenarios, {setting}")
     for one in verdicts:
         if one.wrong:
-            again = f"python -m tests.chaos --seed {seed} --db {db} --only {one.number}"
+            given = (f" --skill {skill}" if skill != OWN else "") + (f" --inbox {inbox}" if inbox else "")
+            again = f"python -m tests.chaos --seed {seed} --db {db}{given} --only {one.number}"
             out.print(f"[red]{one.number} ({one.plan}): {escape('; '.join(one.wrong))}[/red]\n  again: {again}")
     due = numbers if level == "both" else wanted[level]
     missing = len(set(due) - {one.number for one in verdicts})
