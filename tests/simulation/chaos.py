@@ -28,7 +28,9 @@ class Chaos(World):
             at = len(self.story)
             self.tell("")
             door = self.run_until(process, doorway)
-            self.story[at] = f"{self.where(process)} works until " + (f"right before «{door}»" if door else "its end")
+            self.story[at] = f"{self.where(process)} works until " + (
+                f"right before «{door}»" if door else self._rest(process)
+            )
 
     def steps(self, which: int, door: int, fault: str) -> None:
         if (process := self.pick(which, "runs")) and (doors := self.doors(process)):
@@ -53,12 +55,15 @@ class Chaos(World):
         """Works until a doorway and is killed or frozen there; whoever wakes late may find a wrong clock."""
         if process := self.pick(which, "runs"):
             self.works_until(which, doorway)
-            if process.state == "runs":
+            if process.state == "runs" and any(doorway in door.label for door in self.doors(process)):
                 fit = ("runs", "frozen") if how == "kill" else ("runs",)
                 mine = [one for one in self.processes if one.state in fit]
                 (self.crashes if how == "kill" else self.freezes)(mine.index(process), after)
                 if clock and how != "kill":
                     self.clock_jumps(self.machines.index(process.machine), clock)
+
+    def _rest(self, process: Proc) -> str:
+        return "it is somewhere else" if process.state == "runs" else "its end"
 
     def _at(self, process: Proc, after: bool) -> str:
         """Before its next door, or behind it and before it hears of that."""

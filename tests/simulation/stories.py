@@ -21,8 +21,26 @@ WHICH = st.integers(0, 2)
 MACHINE = st.integers(0, 1)
 CASE = st.integers(1, 5)
 DOORWAYS = st.sampled_from(
-    ["send", "dispatch", "confirm", "settle", "store step", "intend", "begin case", "look for", "model", "mark", "read"]
+    [
+        "send",
+        "settle",
+        "store step",
+        "intend",
+        "dispatch",
+        "confirm",
+        "settle",
+        "store step",
+        "begin case",
+        "look",
+        "model",
+    ]
 )
+CUT = {
+    "doorway": DOORWAYS,
+    "how": st.sampled_from(["freeze", "freeze", "kill"]),
+    "after": st.booleans(),
+    "clock": st.sampled_from([0, -3600, 3600]),
+}
 FAULTS = st.sampled_from(["", "reply lost", "no answer", "arrives late", "fails", "not sent", "refused", "unheard"])
 RUNS = st.sampled_from(["a tick", "a tick", "a run of the skill", "a run of the skill", "a recovery", "a rehearsal"])
 
@@ -44,16 +62,25 @@ class Story(RuleBasedStateMachine):
             self.broken = True
             raise
 
-    @initialize(mails=st.integers(1, 3), machine=MACHINE, what=st.sampled_from(["a tick", "a run of the skill"]))
-    def the_first_process_starts(self, mails: int, machine: int, what: str) -> None:
+    # The first process often meets its fate before anything else can: later there may be nothing left to do.
+    @initialize(
+        mails=st.integers(1, 3),
+        machine=MACHINE,
+        what=st.sampled_from(["a tick", "a run of the skill"]),
+        cut=st.booleans(),
+        **CUT,
+    )
+    def the_first_process_starts(self, mails: int, machine: int, what: str, cut: bool, **how: Any) -> None:
         self.world = Chaos(mails)
         self.play("start", machine, what)
+        if cut:
+            self.a_process_is_cut_down_at_a_doorway(0, **how)
 
     @rule(machine=MACHINE, what=RUNS)
     def a_process_starts(self, machine: int, what: str) -> None:
         self.play("start", machine, what)
 
-    @rule(which=WHICH, doors=st.sampled_from([1, 3, 10, 30]))
+    @rule(which=WHICH, doors=st.sampled_from([1, 3, 10]))
     def a_process_works(self, which: int, doors: int) -> None:
         self.play("works", which, doors)
 
@@ -61,13 +88,10 @@ class Story(RuleBasedStateMachine):
     def a_process_works_until(self, which: int, doorway: str) -> None:
         self.play("works_until", which, doorway)
 
-    @rule(
-        which=WHICH,
-        doorway=DOORWAYS,
-        how=st.sampled_from(["freeze", "freeze", "kill"]),
-        after=st.booleans(),
-        clock=st.sampled_from([0, -3600, 3600]),
-    )
+    @rule(which=WHICH, **CUT)
+    def a_process_meets_its_fate(self, which: int, **how: Any) -> None:
+        self.a_process_is_cut_down_at_a_doorway(which, **how)
+
     def a_process_is_cut_down_at_a_doorway(self, which: int, doorway: str, how: str, after: bool, clock: int) -> None:
         self.play("is_cut_down", which, doorway, how, after, clock)
 
@@ -96,16 +120,19 @@ class Story(RuleBasedStateMachine):
         else:
             self.play("cut_off", machine, what == "cut")
 
+    @rule()
+    def mail_comes(self) -> None:
+        self.play("mail_comes")
+
     @rule(
         case=CASE,
         what=st.sampled_from(
-            ["look", "look", "look", "mail", "late", "again", "resend", "release", "off", "on", "drain", "end", "real"]
+            ["look", "look", "late", "again", "resend", "release", "off", "on", "drain", "end", "real"]
         ),
     )
     def a_person_acts(self, case: int, what: str) -> None:
         done: dict[str, tuple[Any, ...]] = {
             "look": ("person_looks_outside", case),
-            "mail": ("mail_comes",),
             "late": ("late_ones_arrive",),
             "again": ("person_asks_again", case, False),
             "resend": ("person_asks_again", case, True),

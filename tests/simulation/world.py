@@ -20,6 +20,7 @@ from tests.simulation.virtual import Door, Proc
 
 EPOCH = 1_800_000_000.0
 DOOR_SECONDS = 0.02
+SOON = 25  # doors: who works on until there is nothing left leaves no story to tell
 LONG = 2000  # doors after which a process that is left alone must have ended
 
 
@@ -207,8 +208,8 @@ class World:
             doors -= 1
 
     def run_until(self, process: Proc, doorway: str) -> str:
-        """Let a process work until it stands before such a door; returns which, or '' if it ended."""
-        for _ in range(200):
+        """Let a process work until it stands before such a door; returns which, or '' if none came soon."""
+        for _ in range(SOON):
             if process.state != "runs":
                 return ""
             found = [door for door in self.doors(process) if doorway in door.label and not door.fired]
