@@ -12,6 +12,7 @@ from tasks.ledger.database import Ledger
 from tasks.ledger.holders import leave, register
 from tasks.process import this_process
 from tests.conftest import arrival, fill
+from tests.simulation.chaos import Chaos
 from tests.simulation.planted import PLANTED
 from tests.simulation.stories import CHUNK, stage, tell
 
@@ -48,6 +49,26 @@ def test_a_holder_that_was_given_up_begins_no_case_that_nobody_would_look_after(
 
     found = ledger.write_now("wake up", wake_up)
     assert isinstance(found, NotBegun) and "given up" in found.why
+
+
+def test_a_healthy_process_is_not_killed_for_an_effect_that_it_could_not_look_for() -> None:
+    with stage():
+        world = Chaos(3)
+        try:
+            world.start(0, "a tick")
+            world.works_until(0, "send reply of case 1")
+            world.steps(0, 0, "no answer")
+            world.works_until(0, "look for reply of case 1")
+            world.steps(0, 0, "fails")
+            world.works_until(0, "hand case 1 back")
+            world.steps(0, 0, "")
+            world.waits(25)
+            world.start(0, "a run of the skill")
+            world.works(1, 60)
+            assert world.processes[0].exists, world.told()
+            world.calm()
+        finally:
+            world.bury()
 
 
 def test_a_story_is_cut_down_to_what_matters() -> None:

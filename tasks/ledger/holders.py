@@ -54,11 +54,12 @@ def process_of(row: Row[tuple[object, ...]]) -> Process:
 
 
 def proved_dead(c: Connection, holder: str | None, gone: Callable[[Process], bool] = make_gone) -> bool:
-    """Whether nothing more can come from this holder; a frozen one on this machine is killed to make sure."""
+    """Whether nothing more can come from this holder; a lapsed one on this machine is killed to make sure."""
     row = c.execute(select(holders).where(holders.c.id == holder)).one_or_none()
     if row is None:
         return False
-    return row.ended in PROVED or gone(process_of(row))
+    # One that nobody gave up handed the case back by itself and has other cases in hand: it is not killed for that.
+    return row.ended in PROVED or (gone if row.ended else is_gone)(process_of(row))
 
 
 class Observer:
