@@ -21,6 +21,7 @@ from deployments.keeper import ending_at_once, keep, refuse, share_certificates
 from deployments.start import ENGINE
 
 LOOK_SECONDS = 2.0
+THREADS_END_SECONDS = 2.0  # a pool's threads end a moment after it is closed
 # What runs load, also what Prefect and the ledger load only when they are under way.
 LIBRARIES = (
     "prefect.main",
@@ -54,7 +55,7 @@ def main(path: Path) -> None:
     given, seen = dict(os.environb), Fingerprint()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environb.update(ONE_THREAD)
-    unfit = _warm_up()
+    unfit = _import_all() or _prepare_skills()
     _rehearse()
     # Some packages set variables for their own libraries when they are loaded.
     added = {name: value for name, value in os.environb.items() if name not in {*given, *ONE_THREAD}}
@@ -66,7 +67,7 @@ def main(path: Path) -> None:
     Warm(path, seen, unfit, given, added).answer()
 
 
-def _warm_up() -> str:
+def _import_all() -> str:
     """Import what runs need. Returns why nothing may be forked now, '' if it may."""
     before, unfit = _open_files(), ""
     for name in (*LIBRARIES, *_rooms()):
@@ -82,6 +83,20 @@ def _warm_up() -> str:
         elif threads() > 1:
             unfit = f"importing {name} starts a thread, which would be missing in a run"
     return unfit
+
+
+def _prepare_skills() -> str:
+    """Call `warm_up()` of every skill that has one. Returns why nothing may be forked now, '' if it may."""
+    for name in _rooms():
+        if name.startswith("skills.") and (warm_up := getattr(sys.modules.get(name), "warm_up", None)):
+            try:
+                warm_up()
+            except Exception:
+                say(f"{name}.warm_up() failed: {traceback.format_exc(limit=-3)}")
+    patience = time.monotonic() + THREADS_END_SECONDS
+    while threads() > 1 and time.monotonic() < patience:
+        time.sleep(0.01)
+    return "a warm_up() in skills leaves a thread running, which would be missing in a run" if threads() > 1 else ""
 
 
 def _rehearse() -> None:

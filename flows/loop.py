@@ -21,7 +21,7 @@ from prefect.states import Completed
 
 from skills import catalogue, skill_flow
 from tasks import channels, sources
-from tasks.errors import BadInput, HoldfastError
+from tasks.errors import BadInput, FenceLost, HoldfastError, LedgerLost
 from tasks.lease import holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import release_agent, take_agent
@@ -61,14 +61,18 @@ async def agent_loop(agent: Agent, dry_run: bool = True, stale_seconds: int = 30
     _check(agent)
     ledger, context = the_ledger(), FlowRunContext.get()
     flow_run = str(context.flow_run.id) if context and context.flow_run else ""
-    async with holding(ledger, flow_run) as lease:
-        taken = partial(take_agent, agent=agent, dry_run=dry_run, holder=lease.holder)
-        if busy := await ledger.write(f"take agent {name}", taken):
-            return Completed(name="Skipped", message=f"{name}: {busy}.")
-        try:
-            return await _tick(ledger, agent, dry_run)
-        finally:
-            await ledger.write(f"release agent {name}", lambda c: release_agent(c, name, lease.holder))
+    try:
+        async with holding(ledger, flow_run) as lease:
+            taken = partial(take_agent, agent=agent, dry_run=dry_run, holder=lease.holder)
+            if busy := await ledger.write(f"take agent {name}", taken):
+                return Completed(name="Skipped", message=f"{name}: {busy}.")
+            try:
+                return await _tick(ledger, agent, dry_run)
+            finally:
+                await ledger.write(f"release agent {name}", lambda c: release_agent(c, name, lease.holder))
+    except (LedgerLost, FenceLost) as why:
+        # Prefect would call it crashed, and the crash trigger start one tick after the other against the same ledger.
+        raise HoldfastError(str(why)) from why
 
 
 def _superseded(stale_seconds: int) -> str:

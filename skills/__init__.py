@@ -147,7 +147,7 @@ class _Batch:
                 f"hand case {case} back", lambda c: try_later(c, begun, reason, hand.replayed)
             )
             self.log.warning("Case %s is %s, its effect did not leave: %s", case, state, reason)
-        except (StepRefused, Exception) as why:
+        except (StepRefused, SystemExit, Exception) as why:  # a case that calls sys.exit() ends itself alone
             reason = f"{type(why).__name__}: {why}"[:1000]
             state = await self.ledger.write(
                 f"hand case {case} back", lambda c: hand_back(c, begun, reason, True, hand.replayed)

@@ -61,6 +61,11 @@ def read_knowledge(path: Path) -> Knowledge:
         raise BadInput(f"The knowledge base {path} is broken: {why}. Mend it; no case was touched.") from why
 
 
+def learn(knowledge: Knowledge) -> None:
+    """Prepare what ask() needs of a knowledge base before anybody asks; without it the first question does."""
+    offline.learn(knowledge.examples, knowledge.unrelated)
+
+
 async def ask(output: type[T], case: Case, knowledge: Knowledge, about: BaseModel | None = None) -> T:
     """Ask for a Reading of a case, or for a Draft about a Reading, from the knowledge alone.
 

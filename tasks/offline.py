@@ -274,6 +274,14 @@ _lock = threading.Lock()
 _trained: OrderedDict[str, Future[Memory]] = OrderedDict()
 
 
+def learn(examples: Sequence[Example], unrelated: Sequence[str] = ()) -> None:
+    """Train in the calling thread: whoever is forked from this process has the memory, and no thread is left."""
+    trained: Future[Memory] = Future()
+    trained.set_result(train(tuple(examples), tuple(unrelated)))
+    with _lock:
+        _trained[digest_of(examples, unrelated)] = trained
+
+
 async def memory(examples: Sequence[Example], unrelated: Sequence[str] = ()) -> Memory:
     """The memory of this content, trained once in this process beside the event loop, however many ask at once."""
     digest = await asyncio.to_thread(digest_of, examples, unrelated)

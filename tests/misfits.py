@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ async def flaky(case: Case) -> str:
     return "done"
 
 
+@task(cache_policy=ONCE_PER_CASE)
+async def exits(case: Case) -> int:
+    say(f"exits {case.key}")
+    sys.exit("a library that thinks it is a program")
+
+
 FAULTS = {
     "none": first,
     "unhashable": lambda case: takes_anything(case, Opaque()),
@@ -76,6 +83,7 @@ FAULTS = {
     "bad keys": lambda case: returns(case, "bad keys"),
     "outer": outer,
     "flaky": flaky,
+    "exits": exits,
 }
 
 

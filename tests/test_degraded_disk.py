@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -12,15 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import update
 
+from flows.loop import agent_loop
 from tasks import channels
 from tasks.errors import BadInput
 from tasks.ledger.cases import OUTSIDE_TRIES, Work, begin, try_later
 from tasks.ledger.database import Ledger, migrate
 from tasks.ledger.tables import cases
+from tasks.records import Agent
 from tests.conftest import PROJECT, arrival, fill, wait_for
+from tests.one_tick import DESK
 from tests.test_kills import CASES, Scene
+from tests.test_loop import CLEAR
 
 
 class Disk:
@@ -85,6 +92,22 @@ def test_a_ledger_on_a_full_disk_stops_the_work_and_repeats_nothing_when_there_i
     disk.free()
     scene.finish()
     scene.judge(before, finished)
+
+
+def test_a_tick_without_a_ledger_fails_and_is_not_started_again_as_a_crashed_one_would_be(
+    disk: Disk, on_disk: Ledger, tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inbox/new").mkdir(parents=True)
+    (tmp_path / "inbox/new/one").write_bytes(CLEAR)
+    monkeypatch.setenv("HOLDFAST_LEDGER", on_disk.url)
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        disk.fill()
+        ended = asyncio.run(agent_loop(Agent.model_validate(DESK), dry_run=False, return_state=True))
+        assert ended.type == StateType.FAILED and "database or disk is full" in (ended.message or ""), ended
+        disk.free()
+        ended = asyncio.run(agent_loop(Agent.model_validate(DESK), dry_run=False, return_state=True))
+    assert ended.name == "Completed" and len(list((tmp_path / "sent/new").iterdir())) == 1
 
 
 def test_a_full_mail_folder_waits_for_space_and_quarantines_nobody(

@@ -79,6 +79,16 @@ def test_a_case_that_always_fails_is_quarantined_and_does_not_retry_for_ever(
     assert len(ledger.read_now("look", lambda c: c.execute(select(attempts)).all())) == 3
 
 
+def test_a_case_that_calls_exit_ends_itself_and_not_the_tick(log: Path, ledger: Ledger, tmp_path: Path) -> None:
+    fill(ledger, tmp_path, [arrival(1, body="exits"), arrival(2, body="none")])
+    for _ in range(5):
+        run(1, 2)
+        again(ledger)
+    assert state(ledger) == ("quarantined", "SystemExit: a library that thinks it is a program")
+    assert state(ledger, 2)[0] == "settled"
+    assert log.read_text().count("exits") == 3
+
+
 def test_a_nested_step_is_stored_although_its_parent_fails(log: Path, ledger: Ledger, tmp_path: Path) -> None:
     fill(ledger, tmp_path, [arrival(1, body="outer")])
     for _ in range(2):

@@ -3,74 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import PROJECT, wait_for
-
-ORDINARY = "Invalid flow run id"  # what Prefect's engine says without one: proof that it was started
-
-
-class Installation:
-    """A clone of its own, so that code can change in it, with a warm process and programs to run."""
-
-    def __init__(self, folder: Path, lean: bool = True, **files: str) -> None:
-        self.clone = folder / "clone"
-        for room in ("deployments", "tasks", "skills", "flows"):
-            shutil.copytree(PROJECT / room, self.clone / room, ignore=shutil.ignore_patterns("__pycache__"))
-        (self.clone / "tests").mkdir()
-        for one in ("tests/__init__.py", "tests/one_warm.py", "prefect.yaml"):
-            shutil.copy(PROJECT / one, self.clone / one)
-        if lean:
-            shutil.rmtree(self.clone / "skills/answer_ticket")  # the embedded model takes seconds to import
-        for name, text in files.items():
-            (self.clone / "skills" / f"{name}.py").write_text(text)
-        home = folder / ("a folder whose name makes the socket's address longer than 107 bytes " * 2).strip()
-        home.mkdir()
-        self.socket, self.log = home / "warm.sock", folder / "warm.log"
-        self.env = {one: value for one, value in os.environ.items() if not one.startswith(("PREFECT_", "HOLDFAST_"))}
-        self.env |= {"PYTHONPATH": str(self.clone), "HOLDFAST_HOME": str(home), "PREFECT_HOME": str(home / "prefect")}
-        self.process = self.start()
-
-    def start(self, module: str = "tests.one_warm") -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", module, str(self.socket)]
-        before = self.said().count("ready on") + self.said().count("starts nothing")
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=self.clone, env=self.env, stdout=log, stderr=log)
-        wait_for(lambda: self.said().count("ready on") + self.said().count("starts nothing") > before, 60, "warm")
-        return self.process
-
-    def said(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
-
-    def program(self, text: str) -> Path:
-        path = self.clone.parent / f"program{len(list(self.clone.parent.glob('program*')))}.py"
-        path.write_text(textwrap.dedent(text))
-        return path
-
-    def run(self, text: str, **env: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-S", "-E", str(self.clone / "deployments/start.py"), str(self.socket)]
-        return subprocess.Popen(
-            command,
-            cwd=self.clone,
-            env={**self.env, "PROGRAM": str(self.program(text)), **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
+from tests.installation import ORDINARY, WAIT, Installation, line, living
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +32,6 @@ def own(tmp_path: Path) -> Iterator[Installation]:
     warm.stop()
 
 
-def line(run: subprocess.Popen[str]) -> str:
-    assert run.stdout is not None
-    return run.stdout.readline().strip()
-
-
-def living(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-WAIT = "import os, time\nprint(os.getpid(), os.getppid(), flush=True)\ntime.sleep(600)"
 ENDS = {
     "at its end": "print('done')",
     "with a status": "import sys\nprint('out')\nsys.exit(7)",
@@ -199,6 +129,18 @@ def test_what_one_run_was_given_or_set_does_not_reach_the_next(shared: Installat
     assert said[1][2] == said[2][2] == str(expected)
 
 
+def test_no_run_waits_for_the_model_to_learn_what_it_is_given(shared: Installation) -> None:
+    text = """
+        import asyncio
+        from skills.answer_ticket import _knowledge
+        from tasks import offline
+        offline.train = None
+        known = asyncio.run(offline.memory(_knowledge().examples, _knowledge().unrelated))
+        print(known.decide("Where is my order? The tracking does not move.").intent)
+    """
+    assert "\n" in shared.run(text).communicate(timeout=60)[0], shared.said()
+
+
 def test_at_the_fork_there_is_one_thread_no_open_file_and_a_socket_for_its_owner_only(shared: Installation) -> None:
     process = Path(f"/proc/{shared.process.pid}")
     assert len(list((process / "task").iterdir())) == 1
@@ -291,11 +233,18 @@ def test_a_stopped_warm_process_ends_after_the_runs_whose_starters_are_gone(own:
     assert not living(pid)
 
 
-def test_a_skill_that_starts_a_thread_on_import_makes_all_start_the_ordinary_way(tmp_path: Path) -> None:
-    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
-    warm = Installation(tmp_path, threaded=thread)
+THREAD = "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+THREADED = {
+    f"import threading, time\n{THREAD}\n": "skills.threaded starts a thread",
+    f"import threading, time\ndef warm_up():\n    {THREAD}\n": "a warm_up() in skills leaves a thread",
+}
+
+
+@pytest.mark.parametrize("text", THREADED, ids=["on import", "in warm_up"])
+def test_a_skill_that_starts_a_thread_makes_all_start_the_ordinary_way(tmp_path: Path, text: str) -> None:
+    warm = Installation(tmp_path, threaded=text)
     try:
         said = warm.run("print('forked')").communicate(timeout=60)
-        assert "forked" not in said[0] and "skills.threaded starts a thread" in said[1]
+        assert "forked" not in said[0] and THREADED[text] in said[1]
     finally:
         warm.stop()

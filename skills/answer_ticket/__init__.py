@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from skills import ONCE_PER_CASE, Case, CaseId, Outcome, each, perform, policy, reply_to
-from tasks.model import Knowledge, ask, read_knowledge
+from tasks.model import Knowledge, ask, learn, read_knowledge
 from tasks.records import Draft, Effect, Reading
 
 KNOWLEDGE = Path(__file__).with_name("knowledge.json")
@@ -27,6 +27,11 @@ DIGITS = re.compile(r"(?:\d[ -]?){13,19}")
 @lru_cache(maxsize=1)
 def _knowledge() -> Knowledge:
     return read_knowledge(KNOWLEDGE)
+
+
+def warm_up() -> None:
+    """Learn the knowledge in the process that runs are forked from, so that no tick waits for it."""
+    learn(_knowledge())
 
 
 @task(cache_policy=ONCE_PER_CASE, task_run_name="read case {case.id}")
