@@ -82,7 +82,8 @@ def deploy(
     seconds: Annotated[float, typer.Option(help="How long cases in hand may take to be handed back.")] = 60.0,
 ) -> None:
     """Drain all agents, enter prefect.yaml's deployments, and let the agents start again."""
-    from deployments.supervisor import enter_deployments, wait_until_drained
+    from deployments.enter import enter_deployments
+    from deployments.supervisor import wait_until_drained
 
     ledger = the_ledger()
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from deployments.enter import enter_what_changed
 from deployments.pool import can_fork, make_pool
 from tasks.errors import BadInput, LedgerLost
 from tasks.home import PROJECT, home
@@ -183,15 +184,17 @@ class House:
             raise BadInput(f"A server answers at {self.ui} already. Stop it, or choose another --port.")
         server = self.server
         server.keep()
+        if self.warm:
+            self.warm.keep()  # it needs no server, and both take seconds to load
+        from tasks import recovery  # noqa: F401 (also for that: it brings Prefect's client, which this process needs)
+
         until = time.monotonic() + seconds
         while not healthy(self.api):
             if time.monotonic() > until or (server.process and server.process.poll() is not None):
                 raise BadInput(f"Prefect's server did not start; see {home() / 'logs/server.log'}.")
             time.sleep(0.2)
-        if self.warm:
-            self.warm.keep()
         make_pool(POOL, home() / "warm.sock" if self.warm else None)
-        enter_deployments(self.env)
+        enter_what_changed(self.env)
 
     def start_worker(self) -> None:
         """From here on ticks run."""
@@ -239,18 +242,6 @@ class House:
         with contextlib.suppress(LedgerLost, httpx.HTTPError, OSError):
             self.recover(go_on=False)
         self.server.stop()
-
-
-def _prefect(env: dict[str, str], *words: str) -> None:
-    command = [sys.executable, "-m", "prefect", *words]
-    done = subprocess.run(command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=180)
-    if done.returncode != 0:
-        raise BadInput(f"`prefect {' '.join(words)}` failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-
-
-def enter_deployments(env: dict[str, str] | None = None) -> None:
-    """Enter prefect.yaml's deployments at the server; BadInput with what Prefect said if that fails."""
-    _prefect(env or {**os.environ, "PYTHONPATH": str(PROJECT)}, "--no-prompt", "deploy", "--all")
 
 
 def wait_until_drained(seconds: float) -> bool:

@@ -33,8 +33,8 @@ PARTS = {"server": "server start", "worker": "worker start", "warm": "deployment
 class Street:
     """A house and its surroundings: database, mail folders, Prefect's API."""
 
-    def __init__(self, folder: Path, db: str, skill: str, inbox: Path | None) -> None:
-        self.folder, self.port, self._inbox = folder, free_port(), inbox
+    def __init__(self, folder: Path, db: str, skill: str, inbox: Path | None, watched: bool = True) -> None:
+        self.folder, self.port, self._inbox, self._watched = folder, free_port(), inbox, watched
         self.postgres = Postgres() if db == "postgres" else None
         url = self.postgres.create("ledger") if self.postgres else f"sqlite:///{folder / 'ledger.db'}"
         self.api = f"http://127.0.0.1:{self.port}/api"
@@ -49,6 +49,7 @@ class Street:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "tests.chaos.house", str(self.port), json.dumps(self.changes)]
+        command += ["watched" if self._watched else "alone"]
         with self.said.open("ab") as said:
             heard_before = self.said.stat().st_size
             self.process = subprocess.Popen(command, env=self.env, cwd=PROJECT, stdout=said, stderr=said)

@@ -1,0 +1,49 @@
+"""`up` enters what prefect.yaml says when it changed, and neither overwrites nor waits for what did not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments import enter
+from deployments.pool import make_pool
+from tests.servers import prefect_server_in
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
+    (tmp_path / "prefect").mkdir()
+    with prefect_server_in(tmp_path / "prefect") as url, temporary_settings({PREFECT_API_URL: url}):
+        make_pool("agents", None)
+        yield url
+
+
+def support(api: str) -> dict[str, object]:
+    found: dict[str, object] = httpx.get(f"{api}/deployments/name/agent-loop/support").raise_for_status().json()
+    return found
+
+
+def test_a_change_made_in_the_ui_survives_a_restart_and_a_change_of_the_files_does_not_wait(
+    api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = {**os.environ, "PREFECT_API_URL": api}
+    enter.enter_what_changed(env)
+    found = support(api)
+    parameters = {**found["parameters"], "dry_run": False}  # type: ignore[dict-item]
+    httpx.patch(f"{api}/deployments/{found['id']}", json={"parameters": parameters}).raise_for_status()
+    enter.enter_what_changed(env)
+    assert support(api)["parameters"] == parameters, "a restart overwrote what was set in the UI"
+
+    digest = enter._digest()
+    monkeypatch.setattr(enter, "_digest", lambda: f"other than {digest}")
+    enter.enter_what_changed(env)
+    assert support(api)["parameters"] == found["parameters"], "a changed prefect.yaml was not entered"
+    httpx.delete(f"{api}/deployments/{found['id']}").raise_for_status()
+    enter.enter_what_changed(env)
+    assert support(api)["id"] != found["id"], "an agent that was deleted did not come back"
