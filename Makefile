@@ -17,8 +17,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Most tests wait for processes, so there are more of them at once than processors. TESTS="tests/test_kills.py -x" runs some.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(or $(WORKERS),3) --dist loadfile $(TESTS)
 
 demo: setup
 	$(BIN)/python -m deployments demo --keep

@@ -38,6 +38,9 @@ SETTINGS = {
     # Or a run whose server is gone or hangs would try to report its end for up to 20 minutes.
     "PREFECT_CLIENT_MAX_RETRIES": "3",
     "PREFECT_API_REQUEST_TIMEOUT": "15",
+    # Client and server are of one installation, and this server asks for no token: questions that every run would put.
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
     # SQLite's server chokes on one transaction for each event; these write them together.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
@@ -163,10 +166,10 @@ class House:
         self.api = self.env["PREFECT_API_URL"]
         for name in (*SETTINGS, "HOLDFAST_HOME", "PREFECT_HOME", "PREFECT_API_URL"):
             os.environ[name] = self.env[name]  # the client in this process talks to the same server
-        prefect = [sys.executable, "-m", "prefect"]
+        prefect, worker = [sys.executable, "-m", "prefect"], [sys.executable, "-m", "deployments.worker"]
         serve = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
         work = ["worker", "start", "--pool", POOL, "--type", "process", "--name", f"holdfast-{port}"]
-        self.server, self.worker = Child("server", prefect + serve, self.env), Child("worker", prefect + work, self.env)
+        self.server, self.worker = Child("server", prefect + serve, self.env), Child("worker", worker + work, self.env)
         # Runs are forked from it, and start the ordinary way whenever it is not there.
         warm = [sys.executable, "-m", "deployments.warm", str(home() / "warm.sock")]
         self.warm = Child("warm", warm, self.env) if can_fork() else None

@@ -74,7 +74,7 @@ class Up:
 
     def living(self) -> list[str]:
         found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        ours = [line for line in found.splitlines() if "prefect" in line or "deployments.warm" in line]
+        ours = [line for line in found.splitlines() if "prefect" in line or "deployments." in line]
         return [line for line in ours if str(self.folder) in _environment(line.split()[0])]
 
 
