@@ -73,7 +73,8 @@ class Judge:
             self.broken(f"{victim.name} was killed although its last beat is {self.world.now - heard:.0f} s old")
 
     def crashed_with(self, process: Proc, why: BaseException) -> None:
-        if type(why).__name__ not in ("FenceLost", "LedgerLost"):
+        # A tick shows both as an error of its own, so that Prefect calls it failed and not crashed.
+        if type(why.__cause__ or why).__name__ not in ("FenceLost", "LedgerLost"):
             self.broken(f"{process.name} ended with {type(why).__name__}: {why}")
 
     # What the ledger says after every step.
