@@ -74,7 +74,7 @@ class Judge:
 
     def crashed_with(self, process: Proc, why: BaseException) -> None:
         # A tick shows both as an error of its own, so that Prefect calls it failed and not crashed.
-        if type(why.__cause__ or why).__name__ not in ("FenceLost", "LedgerLost"):
+        if not {type(why).__name__, type(why.__cause__).__name__} & {"FenceLost", "LedgerLost"}:
             self.broken(f"{process.name} ended with {type(why).__name__}: {why}")
 
     # What the ledger says after every step.
