@@ -95,6 +95,7 @@ def test_a_nested_step_is_stored_although_its_parent_fails(log: Path, ledger: Le
         run(1)
         again(ledger)
     assert log.read_text().count("first <1@example.com>") == 1
+    assert state(ledger)[1] == "RuntimeError: after the inner step stored 3", "people read of another error"
 
 
 def test_a_retried_step_is_stored_once_it_succeeds(log: Path, ledger: Ledger, tmp_path: Path) -> None:
