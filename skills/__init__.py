@@ -14,12 +14,14 @@ from typing import Any
 from prefect import Flow
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
+from sqlalchemy import Connection
 
 from tasks.effects import perform, reply_to
-from tasks.errors import BadInput, Draining, Halt, HoldfastError, NotSent, Parked, StepRefused
+from tasks.errors import BadInput, Draining, Halt, HoldfastError, InDoubt, NotSent, Parked, StepRefused
 from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
-from tasks.ledger.cases import NotBegun, Work, begin, hand_back, lanes, park, settle, try_later
+from tasks.ledger.cases import NotBegun, Work, begin, guard, hand_back, lanes, park, settle, try_later
+from tasks.ledger.effects import still_in_doubt
 from tasks.records import Case, CaseId, Outcome
 from tasks.store import ONCE_PER_CASE, skill_in_hand
 from tasks.working import WORKING, Hand, policy
@@ -132,9 +134,18 @@ class _Batch:
         try:
             outcome = await self._worked(begun)
         except Parked as why:
-            reason = str(why)
-            self.log.warning("Case %s waits: %s.", case, reason)
-            await self.ledger.write(f"park case {case}", lambda c: park(c, begun, reason, hand.replayed))
+            reason, key = str(why), why.key if isinstance(why, InDoubt) else ""
+
+            def put_aside(c: Connection) -> str:
+                # The row of the case is locked first: a confirmation that comes later finds it parked and opens it.
+                guard(c, case, begun.fence, "park it")
+                if key and not still_in_doubt(c, key):
+                    return hand_back(c, begun, f"{reason}; it was confirmed meanwhile", False, hand.replayed)
+                park(c, begun, reason, hand.replayed)
+                return "parked"
+
+            state = await self.ledger.write(f"park case {case}", put_aside)
+            self.log.warning("Case %s is %s: %s.", case, state, reason)
         except Draining as why:
             reason = str(why)
             await self.ledger.write(

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from tasks import channels
-from tasks.errors import BadInput, FenceLost, NotSent, Parked, Refused
+from tasks.errors import BadInput, FenceLost, InDoubt, NotSent, Parked, Refused
 from tasks.ledger.effects import Intent, confirm, dispatching, intend, not_sent, unknown
 from tasks.records import Case, Effect, Receipt
 from tasks.working import Hand, in_hand
@@ -61,7 +61,7 @@ async def perform(effect: Effect) -> Receipt:
     if intent.state == "confirmed" and intent.receipt is not None:
         return intent.receipt
     if intent.state == "unknown":
-        raise Parked(_doubt(doing, intent.why))
+        raise InDoubt(key, doing, intent.why)
     asked = False
     if intent.state == "dispatching":
         # A process died, or was frozen, between «now» and «done»: only the outside knows.
@@ -74,7 +74,7 @@ async def perform(effect: Effect) -> Receipt:
         raise Parked(f"{refusal} for agent {work.case.agent!r}; `switch {work.case.agent} on` brings its cases back")
     if refusal:
         await hand.ledger.write(f"mark {doing}", lambda c: unknown(c, key, refusal))
-        raise Parked(_doubt(doing, refusal))
+        raise InDoubt(key, doing, refusal)
     if asked and (found := await _look(hand, intent, doing)):
         return found  # the old dispatcher was just killed: what it did last is seen only now
     return await _dispatch(hand, intent, doing)
@@ -94,16 +94,12 @@ def _allowed(hand: Hand, effect: Effect) -> str:
     return channel
 
 
-def _doubt(doing: str, why: str) -> str:
-    return f"nobody can tell whether {doing} is out ({why}); look outside, then `resolve` it as sent or not sent"
-
-
 async def _look(hand: Hand, intent: Intent, doing: str) -> Receipt | None:
     """Ask the outside for an effect that was on its way; Parked if it can not be asked."""
     if not channels.can_find(intent.channel):
         why = f"{intent.channel.partition(':')[0]} can not look for it"
         await hand.ledger.write(f"mark {doing}", lambda c: unknown(c, intent.key, why))
-        raise Parked(_doubt(doing, why))
+        raise InDoubt(intent.key, doing, why)
     found = await _to_the_end(lambda: channels.find(intent.channel, intent.key))
     if found is None:
         return None
@@ -133,7 +129,7 @@ async def _dispatch(hand: Hand, intent: Intent, doing: str) -> Receipt:
         if channels.can_find(intent.channel) and (found := await _look(hand, intent, doing)):
             return found
         await hand.ledger.write(f"mark {doing}", lambda c: unknown(c, key, reason))
-        raise Parked(_doubt(doing, reason)) from why
+        raise InDoubt(key, doing, reason) from why
     await hand.ledger.write(f"confirm {doing}", lambda c: confirm(c, key, hand.lease.holder, receipt))
     return receipt
 

@@ -5,12 +5,15 @@ HoldfastError (Exception)       one case, or one setting: the rest goes on
 ├── NotSent                     the channel is certain that nothing left this machine: try again later
 ├── Refused                     an effect that this agent may not perform; never sent
 └── Parked                      the case waits for a person or a switch, with the reason
+    └── InDoubt                 ... for somebody's word on whether an effect is out
 Halt (BaseException)            Prefect swallows an Exception of a store or a key and pays again, so these are not
 ├── Draining                    the agent begins no new step: the case is handed back, without blame
 ├── StepRefused                 this step can not be finished once (key, result or place): ends its case
 ├── FenceLost                   someone else holds the case now: ends the batch
 └── LedgerLost                  the ledger can not be read or written: ends the batch
 """
+
+IN_DOUBT = "nobody can tell whether"
 
 
 class HoldfastError(Exception):
@@ -31,6 +34,14 @@ class Refused(HoldfastError):
 
 class Parked(HoldfastError):
     """Raised when a case must wait for a person or a switch; the text is the reason that people read."""
+
+
+class InDoubt(Parked):
+    """Raised when nobody can tell whether an effect is out; its late confirmation brings the case back."""
+
+    def __init__(self, key: str, doing: str, why: str) -> None:
+        super().__init__(f"{IN_DOUBT} {doing} is out ({why}); look outside, then `resolve` it as sent or not sent")
+        self.key = key
 
 
 class Halt(BaseException):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from tasks.errors import FenceLost
+from tasks.errors import IN_DOUBT, FenceLost
 from tasks.ledger.cases import Work, guard
 from tasks.ledger.holders import proved_dead
 from tasks.ledger.tables import agents, cases, effects, on_their_way
@@ -84,6 +84,9 @@ def confirm(c: Connection, key: str, holder: str, receipt: Receipt) -> None:
     c.execute(
         update(effects).where(effects.c.key == key).values(state="confirmed", receipt=receipt.model_dump_json(), why="")
     )
+    # A process that was given up may thaw and say so while the case waits for a person's word on just this.
+    waits = (cases.c.id == row.case, cases.c.state == "parked", cases.c.reason.startswith(IN_DOUBT))
+    c.execute(update(cases).where(*waits).values(state="open", reason=""))
 
 
 def not_sent(c: Connection, work: Work, key: str, holder: str, why: str) -> None:
@@ -97,6 +100,11 @@ def unknown(c: Connection, key: str, why: str) -> None:
     """Nobody can tell whether it is out: a person decides, it is never repeated blindly."""
     doubt = (effects.c.key == key, effects.c.state == "dispatching")
     c.execute(update(effects).where(*doubt).values(state="unknown", why=why))
+
+
+def still_in_doubt(c: Connection, key: str) -> bool:
+    """False if the effect was confirmed meanwhile."""
+    return c.execute(select(effects.c.state).where(effects.c.key == key)).scalar() != "confirmed"
 
 
 def resolve_unknown(c: Connection, key: str, sent: bool, who: str) -> bool:
