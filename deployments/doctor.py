@@ -173,13 +173,32 @@ async def _pool(api: str) -> list[Finding]:
         online = [one for one in workers if str(one.status).upper().endswith("ONLINE")]
         start = f"Run `up`, or `prefect worker start --pool {POOL}` in {PROJECT}."
         found = [Finding(f"{len(online)} worker(s) online in pool {POOL}", "" if online else start)]
-        names = {one.name for one in await client.read_deployments()}
+        deployed = await client.read_deployments()
+        names = {one.name for one in deployed}
         blocks = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
         missing = sorted({block["name"] for block in blocks} - names)
         found.append(Finding(f"deployments: {', '.join(sorted(names)) or 'none'}"))
         if missing:
             found.append(Finding(f"not deployed: {', '.join(missing)}", DEPLOY))
+        found += [one for deployment in deployed if (one := await _unplanned(client, deployment))]
         return found + [one for name in sorted(names) if (one := await _crashing(client, name))]
+
+
+async def _unplanned(client: Any, deployment: Any) -> Finding | None:
+    """A deployment whose schedule is on and of which no run is planned: its heartbeat has stopped."""
+    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+
+    if deployment.paused or not any(one.active for one in deployment.schedules):
+        return None
+    planned = await client.read_flow_runs(
+        deployment_filter=DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}}),
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}}),
+        limit=1,
+    )
+    if planned:
+        return None
+    remedy = "Wait a minute after a start; then see the errors of `schedule_deployments` in the server's log."
+    return Finding(f"no run of {deployment.name} is planned although its schedule is on", remedy)
 
 
 async def _crashing(client: Any, name: str) -> Finding | None:

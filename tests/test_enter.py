@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +14,15 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import enter
 from deployments.pool import make_pool
+from tests.conftest import PROJECT
 from tests.servers import prefect_server_in
 
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
+    # As if its own libraries were at odds, which has happened: heartbeats that nobody misses until work lies there.
+    monkeypatch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "false")
     (tmp_path / "prefect").mkdir()
     with prefect_server_in(tmp_path / "prefect") as url, temporary_settings({PREFECT_API_URL: url}):
         make_pool("agents", None)
@@ -47,3 +52,11 @@ def test_a_change_made_in_the_ui_survives_a_restart_and_a_change_of_the_files_do
     httpx.delete(f"{api}/deployments/{found['id']}").raise_for_status()
     enter.enter_what_changed(env)
     assert support(api)["id"] != found["id"], "an agent that was deleted did not come back"
+
+
+def test_a_server_that_plans_no_heartbeat_is_named_by_doctor(api: str) -> None:
+    env = {**os.environ, "PREFECT_API_URL": api}
+    enter.enter_deployments(env)
+    doctor = [sys.executable, "-m", "deployments", "doctor"]
+    done = subprocess.run(doctor, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 1 and "no run of support is planned although its schedule is on" in done.stdout

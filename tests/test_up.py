@@ -98,6 +98,19 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 
 @pytest.mark.timeout(400)
+def test_an_inbox_is_worked_on_the_heartbeat_although_nobody_asks(up: Up) -> None:
+    def settled() -> int:
+        with sqlite3.connect(up.folder / "ledger.db") as ledger:
+            return int(ledger.execute("SELECT count(*) FROM cases WHERE state = 'settled'").fetchone()[0])
+
+    wait_for(lambda: (up.folder / "ledger.db").exists() and settled() == 47, 150, "a tick that nobody asked for")
+    doctor = [sys.executable, "-m", "deployments", "doctor"]
+    env = up.env | {"PREFECT_API_URL": up.api}
+    said = subprocess.run(doctor, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=60).stdout
+    assert "is planned" not in said and "deployments: answer-ticket" in said, said
+
+
+@pytest.mark.timeout(400)
 def test_what_dies_is_started_again_and_down_leaves_nothing_behind(up: Up) -> None:
     words = {"server": "server start", "worker": "worker start", "warm": "deployments.warm"}
     # A forked run has the words of the warm process, and is younger.
