@@ -80,6 +80,8 @@ def _of(kind: str, given: dict[str, Any], chance: random.Random, root: dict[str,
             for name, inner in (given.get("properties") or {}).items()
             if name in given.get("required", []) or (depth < 6 and chance.random() < 0.5)
         }
+    if kind == "array" and "prefixItems" in given:
+        return [instance(inner, chance, root, depth + 1) for inner in given["prefixItems"]]
     if kind == "array":
         least = int(given.get("minItems", 0))
         most = min(int(given.get("maxItems", least + 3)), least + 3)

@@ -29,7 +29,8 @@ def event(kind: str, **fields: object) -> bytes:
 
 def _block(index: int, block: Body) -> Iterator[bytes]:
     text = block["type"] == "text"
-    yield event("content_block_start", index=index, content_block=block | ({"text": ""} if text else {"input": {}}))
+    begun: Body = {"text": ""} if text else {"input": {}}
+    yield event("content_block_start", index=index, content_block=block | begun)
     whole = block["text"] if text else json.dumps(block["input"], ensure_ascii=False)
     for place in range(0, len(whole), PIECE):
         piece = whole[place : place + PIECE]
