@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anthropic
 import httpx
 import pytest
 from anthropic import AsyncAnthropic
 from anthropic.types import Message
-from pydantic import BaseModel, Field
 
-from tests.claude.log import paid_twice
+from tests.claude.asking import MODEL, Verdict, ask, said, talk
 from tests.claude.running import Claude, claude_server_in
 from tests.servers import wait_for
 
-MODEL = "claude-haiku-5-5"
 WEATHER = {
     "name": "weather",
     "description": "The weather of a town.",
@@ -32,38 +29,10 @@ WEATHER = {
 }
 
 
-class Verdict(BaseModel):
-    queue: Literal["refund", "delivery", "other"]
-    confidence: float = Field(ge=0, le=1)
-    reasons: list[str]
-    urgent: bool
-    order: int | None
-
-
 @pytest.fixture(scope="module")
 def claude(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Claude]:
     with claude_server_in(tmp_path_factory.mktemp("claude")) as claude:
         yield claude
-
-
-def said(text: str, **more: Any) -> dict[str, Any]:
-    return {"model": MODEL, "max_tokens": 500, "messages": [{"role": "user", "content": text}]} | more
-
-
-def talk(claude: Claude, what: Callable[[AsyncAnthropic], Awaitable[Any]], **how: Any) -> Any:
-    async def with_a_client() -> Any:
-        # Without certificates, which take longer to read than most tests to run.
-        http = anthropic.DefaultAsyncHttpxClient(verify=False, trust_env=False)
-        given = {"api_key": "sk-test-1234", "base_url": claude.url, "max_retries": 0, "timeout": 20} | how
-        async with AsyncAnthropic(http_client=http, **given) as client:
-            return await what(client)
-
-    return asyncio.run(with_a_client())
-
-
-def ask(claude: Claude, body: dict[str, Any], **how: Any) -> Message:
-    found: Message = talk(claude, lambda client: client.messages.create(**body), **how)
-    return found
 
 
 def post(claude: Claude, body: dict[str, Any], headers: dict[str, str] | None = None) -> httpx.Response:
@@ -162,64 +131,6 @@ def test_a_growing_conversation_is_not_paid_from_its_beginning(claude: Claude) -
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        ("400", anthropic.BadRequestError),
-        ("401", anthropic.AuthenticationError),
-        ("403", anthropic.PermissionDeniedError),
-        ("404", anthropic.NotFoundError),
-        ("413", anthropic.APIStatusError),
-        ("429", anthropic.RateLimitError),
-        ("500", anthropic.InternalServerError),
-        ("529", anthropic.OverloadedError),
-        ("html", anthropic.InternalServerError),
-        ("cut_before", anthropic.APIConnectionError),
-        ("cut_after", anthropic.APIConnectionError),
-        ("hang", anthropic.APITimeoutError),
-    ],
-)
-def test_no_fault_is_another_error_than_the_sdk_knows(claude: Claude, fault: str, error: type[Exception]) -> None:
-    text = f"fault {fault}"
-    claude.fail(fault, match=text, retry_after=2.0)
-    with pytest.raises(error) as caught:
-        ask(claude, said(text), timeout=0.3 if fault == "hang" else 20)
-    if isinstance(caught.value, anthropic.APIStatusError):
-        assert fault == "html" or str(caught.value.request_id).startswith("req_")
-        assert caught.value.response.headers.get("retry-after") == (None if fault == "html" else "2")
-    (entry,) = wait_for(lambda: [one for one in claude.entries() if one.label == text], 20, "the entry")
-    assert (entry.billed, entry.answered) == (fault == "cut_after", False)
-    assert ask(claude, said(text)).stop_reason == "end_turn"
-
-
-@pytest.mark.parametrize(
-    ("fault", "stop"),
-    [
-        ("refusal", "refusal"),
-        ("max_tokens", "max_tokens"),
-        ("context", "model_context_window_exceeded"),
-        ("empty", "end_turn"),
-        ("invalid_json", "end_turn"),
-        ("wrong_shape", "end_turn"),
-    ],
-)
-def test_no_spoilt_answer_parses_or_is_free(claude: Claude, fault: str, stop: str) -> None:
-    text = f"spoilt {fault}"
-    claude.fail(fault, match=text)
-    body = said(text, output_config={"format": {"type": "json_schema", "schema": _schema(Verdict)}})
-    message = ask(claude, body)
-    assert message.stop_reason == stop
-    if message.content:
-        with pytest.raises(ValueError):
-            Verdict.model_validate_json(message.content[0].text)
-    assert [one.billed for one in claude.entries() if one.label == text] == [True]
-
-
-def _schema(of: type[BaseModel]) -> dict[str, Any]:
-    found: dict[str, Any] = anthropic.transform_schema(of)
-    return found
-
-
-@pytest.mark.parametrize(
     ("change", "status", "why"),
     [
         ({"max_tokens": None}, 400, "max_tokens: Field required"),
@@ -303,61 +214,14 @@ def test_a_cancelled_batch_bills_nothing(claude: Claude) -> None:
     assert not [one for one in claude.entries() if one.custom_id == "never"]
 
 
-def test_a_stream_that_breaks_does_not_look_finished(claude: Claude) -> None:
-    claude.fail("stream_error", match="broken stream")
-    claude.fail("cut_after", match="broken stream")
-
-    async def streamed(client: AsyncAnthropic) -> None:
-        async with client.messages.stream(**said("broken stream")) as stream:
-            await stream.get_final_message()
-
-    for error in (anthropic.APIStatusError, Exception):  # the SDK lets the second through as its transport's error
-        with pytest.raises(error):
-            talk(claude, streamed)
-    entries = [one for one in claude.entries() if one.label == "broken stream"]
-    assert [(one.billed, one.answered) for one in entries] == [(True, False)] * 2
-
-
-def test_fifty_at_once_are_neither_lost_nor_mixed_up(claude: Claude) -> None:
-    claude.control(answers=[{"match": f"number {n:02}", "turns": [f"{n:02}"]} for n in range(50)])
-
-    async def all_at_once(client: AsyncAnthropic) -> list[Message]:
-        return await asyncio.gather(*(client.messages.create(**said(f"number {n:02}")) for n in range(50)))
-
-    assert [one.content[0].text for one in talk(claude, all_at_once)] == [f"{n:02}" for n in range(50)]
-    labels = [one.label for one in claude.entries() if one.label.startswith("number")]
-    assert sorted(labels) == [f"number {n:02}" for n in range(50)]
-
-
-def test_a_killed_client_neither_ends_the_server_nor_hides_what_it_paid(claude: Claude) -> None:
-    text = "killed on the way"
-    claude.fail("held", match=text)
-    client = multiprocessing.get_context("fork").Process(target=ask, args=(claude, said(text)))
-    client.start()
-    wait_for(lambda: text in claude.state()["in_flight"], 20, "the call")
-    client.kill()
-    client.join()
-    claude.control(release=True)
-    ask(claude, said(text))
-    found = [one for one in claude.entries() if one.label == text]
-    assert [one.answered for one in found] == [False, True]
-    assert paid_twice(found) == [found[0].hash] and paid_twice(found, answered=True) == []
-
-
-def test_a_server_that_was_killed_comes_back_with_its_log(tmp_path: Path) -> None:
-    script = {"answers": [{"match": "capital", "turns": ["Oslo."]}], "faults": [{"kind": "429", "skip": 1}]}
-    with claude_server_in(tmp_path, script) as claude:
-        body = said("The capital of Norway?")
-        assert ask(claude, body).content[0].text == "Oslo."
-        claude.stop()
-        with pytest.raises(anthropic.APIConnectionError):
-            ask(claude, body)
-        claude.start()
-        ask(claude, body)
-        with pytest.raises(anthropic.RateLimitError):
-            ask(claude, body)
-        assert [one.status for one in claude.entries()] == [200, 200, 429]
-        assert all(json.loads(line)["key"] == "1234" for line in claude.log.read_text().splitlines())
+def test_a_batch_that_nobody_works_does_not_wait_for_ever(claude: Claude) -> None:
+    claude.control(batch_delay=None)
+    requests = [{"custom_id": "late", "params": said("late")}]
+    batch = talk(claude, lambda client: client.messages.batches.create(requests=requests))
+    claude.control(advance=24 * 3_600)
+    wait_for(lambda: claude.state()["batches"][batch.id] == "ended", 20, "the end")
+    assert talk(claude, lambda client: client.messages.batches.retrieve(batch.id)).request_counts.expired == 1
+    assert not [one for one in claude.entries() if one.custom_id == "late"]
 
 
 def test_a_brain_of_ones_own_is_not_passed_over(tmp_path: Path) -> None:
