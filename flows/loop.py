@@ -21,10 +21,12 @@ from prefect.states import Completed
 
 from skills import catalogue, skill_flow
 from tasks import channels, sources
+from tasks.budgets import limits
 from tasks.errors import BadInput, FenceLost, HoldfastError, LedgerLost
 from tasks.lease import holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import release_agent, take_agent
+from tasks.ledger.calls import reopen, short_of_money
 from tasks.ledger.cases import counts, decide, ready, record, seen, undecided
 from tasks.records import Agent, Arrival, CaseId, Unreadable
 from tasks.report import show_tick, worked_since
@@ -107,6 +109,10 @@ async def _tick(ledger: Ledger, agent: Agent, dry_run: bool) -> State[Any]:
     new, unreadable = await _poll(ledger, agent)
     for why in unreadable:
         log.warning("Not readable, left where it is: %s", why)
+    if await ledger.read("see who waits for money", lambda c: short_of_money(c, agent.name)):
+        back = partial(reopen, agent=agent.name, limits_of=lambda case: limits(agent, case))
+        if count := await ledger.write("give back who waited for money", back):
+            log.info("%d case(s) that waited for money go on", count)
     while waiting := await ledger.read("see what is undecided", lambda c: undecided(c, agent.name, CHUNK)):
         await ledger.write("decide", partial(decide, ids=[one.id for one in waiting], skill=agent.skills[0]))
     worked = 0

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import Flow
 from prefect.exceptions import MissingContextError
@@ -17,22 +17,39 @@ from prefect.logging import get_run_logger
 from sqlalchemy import Connection
 
 from tasks.effects import perform, reply_to
-from tasks.errors import BadInput, Draining, Halt, HoldfastError, InDoubt, NotSent, Parked, StepRefused
+from tasks.errors import (
+    BadInput,
+    BudgetReached,
+    Draining,
+    Halt,
+    HoldfastError,
+    InDoubt,
+    NotNow,
+    NotSent,
+    Parked,
+    StepRefused,
+    Unusable,
+)
 from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
-from tasks.ledger.cases import NotBegun, Work, begin, guard, hand_back, lanes, park, settle, try_later
+from tasks.ledger.calls import replayed
+from tasks.ledger.cases import NotBegun, Work, begin, come_back, guard, hand_back, lanes, park, settle, try_later
 from tasks.ledger.effects import still_in_doubt
+from tasks.model import PAID, ask
 from tasks.records import Case, CaseId, Outcome
 from tasks.store import ONCE_PER_CASE, skill_in_hand
 from tasks.working import WORKING, Hand, policy
 
 __all__ = [
     "ONCE_PER_CASE",
+    "PAID",
     "Case",
     "CaseId",
     "HoldfastError",
     "Outcome",
     "Parked",
+    "Unusable",
+    "ask",
     "each",
     "perform",
     "policy",
@@ -40,6 +57,7 @@ __all__ = [
 ]
 
 SKILLS = Path(__file__).parent
+T = TypeVar("T")
 Worker = Callable[[Case], Awaitable[Outcome]]
 
 
@@ -135,33 +153,38 @@ class _Batch:
             outcome = await self._worked(begun)
         except Parked as why:
             reason, key = str(why), why.key if isinstance(why, InDoubt) else ""
+            wants = (why.wants, why.wants_tokens) if isinstance(why, BudgetReached) else (0, 0)
 
             def put_aside(c: Connection) -> str:
                 # The row of the case is locked first: a confirmation that comes later finds it parked and opens it.
                 guard(c, case, begun.fence, "park it")
                 if key and not still_in_doubt(c, key):
                     return hand_back(c, begun, f"{reason}; it was confirmed meanwhile", False, hand.replayed)
-                park(c, begun, reason, hand.replayed)
+                park(c, begun, reason, hand.replayed, wants)
                 return "parked"
 
-            state = await self.ledger.write(f"park case {case}", put_aside)
+            state = await self._end(f"park case {case}", hand, put_aside)
             self.log.warning("Case %s is %s: %s.", case, state, reason)
         except Draining as why:
             reason = str(why)
-            await self.ledger.write(
-                f"hand case {case} back", lambda c: hand_back(c, begun, reason, False, hand.replayed)
-            )
+            await self._end(f"hand case {case} back", hand, lambda c: hand_back(c, begun, reason, False, hand.replayed))
             self.log.info(reason)
+        except NotNow as why:
+            reason, seconds = str(why), why.seconds
+            await self._end(
+                f"hand case {case} back", hand, lambda c: come_back(c, begun, reason, seconds, hand.replayed)
+            )
+            self.log.warning("Case %s comes back later: %s", case, reason)
         except NotSent as why:
             reason = str(why)
-            state = await self.ledger.write(
-                f"hand case {case} back", lambda c: try_later(c, begun, reason, hand.replayed)
+            state = await self._end(
+                f"hand case {case} back", hand, lambda c: try_later(c, begun, reason, hand.replayed)
             )
             self.log.warning("Case %s is %s, its effect did not leave: %s", case, state, reason)
         except (StepRefused, SystemExit, Exception) as why:  # a case that calls sys.exit() ends itself alone
             reason = f"{type(why).__name__}: {why}"[:1000]
-            state = await self.ledger.write(
-                f"hand case {case} back", lambda c: hand_back(c, begun, reason, True, hand.replayed)
+            state = await self._end(
+                f"hand case {case} back", hand, lambda c: hand_back(c, begun, reason, True, hand.replayed)
             )
             self.log.error("Case %s failed and is %s: %s", case, state, reason)
         else:
@@ -174,10 +197,21 @@ class _Batch:
                 flow_run=self.flow_run,
                 replayed=hand.replayed,
             )
-            await self.ledger.write(f"settle case {case}", done)
+            await self._end(f"settle case {case}", hand, done)
             self.log.info("Case %s: %s %s", case, outcome.kind, outcome.answer)
         finally:
             WORKING.reset(token)
+
+    async def _end(self, doing: str, hand: Hand, job: Callable[[Connection], T]) -> T:
+        """End the attempt, and book in the same transaction which model calls it did not have to pay again."""
+
+        def write(c: Connection) -> T:
+            result = job(c)
+            if hand.replayed_keys:
+                replayed(c, hand.work.case.id, hand.replayed_keys)
+            return result
+
+        return await self.ledger.write(doing, write)
 
     async def _worked(self, begun: Work) -> Outcome:
         seconds = begun.agent.case_seconds

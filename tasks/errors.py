@@ -4,8 +4,12 @@ HoldfastError (Exception)       one case, or one setting: the rest goes on
 ├── BadInput                    a setting, a file or a message is wrong; says which and what to do
 ├── NotSent                     the channel is certain that nothing left this machine: try again later
 ├── Refused                     an effect that this agent may not perform; never sent
+├── Unavailable                 a model can not be asked now: the step is tried again
+├── NotNow                      ... for so long that the case gives its place away and comes back later
+├── Unusable                    a model answered, but not so that one may act on it: a person decides
 └── Parked                      the case waits for a person or a switch, with the reason
-    └── InDoubt                 ... for somebody's word on whether an effect is out
+    ├── InDoubt                 ... for somebody's word on whether an effect is out
+    └── BudgetReached           ... for money: a top-up or the next day brings it back
 Halt (BaseException)            Prefect swallows an Exception of a store or a key and pays again, so these are not
 ├── Draining                    the agent begins no new step: the case is handed back, without blame
 ├── StepRefused                 this step can not be finished once (key, result or place): ends its case
@@ -42,6 +46,34 @@ class InDoubt(Parked):
     def __init__(self, key: str, doing: str, why: str) -> None:
         super().__init__(f"{IN_DOUBT} {doing} is out ({why}); look outside, then `resolve` it as sent or not sent")
         self.key = key
+
+
+class BudgetReached(Parked):
+    """Raised when a call could pass a limit; it was not made, and the case goes on once there is room for it."""
+
+    def __init__(self, text: str, wants: int, wants_tokens: int) -> None:
+        super().__init__(text)
+        self.wants, self.wants_tokens = wants, wants_tokens
+
+
+class Unavailable(HoldfastError):
+    """Raised when a model does not answer now (too many requests, overloaded, cut off); asking again is right."""
+
+
+class NotNow(HoldfastError):
+    """Raised when a model will not answer for a while; the case is handed back without blame for `seconds`."""
+
+    def __init__(self, text: str, seconds: float) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+
+
+class Unusable(HoldfastError):
+    """Raised when an answer is refused, cut off, empty, invalid or too long, also after a second try; it was paid."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"The model's answer is {kind}: {text}")
+        self.kind = kind
 
 
 class Halt(BaseException):

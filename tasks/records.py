@@ -116,12 +116,18 @@ class Draft(Record):
 
 
 class Usage(Record):
-    """What one model response cost; zero for the embedded model."""
+    """The tokens of one model response, each counted in one place only."""
 
-    model: str
-    input_tokens: int = 0
-    output_tokens: int = 0
-    usd: float = 0.0
+    input_tokens: int = Field(default=0, ge=0, description="Neither written to a cache nor read from one.")
+    output_tokens: int = Field(default=0, ge=0)
+    cache_write_5m: int = Field(default=0, ge=0)
+    cache_write_1h: int = Field(default=0, ge=0)
+    cache_read: int = Field(default=0, ge=0)
+
+    @property
+    def prompt(self) -> int:
+        """All that the model read."""
+        return self.input_tokens + self.cache_write_5m + self.cache_write_1h + self.cache_read
 
 
 class Outcome(Record):
@@ -139,6 +145,18 @@ class Policy(Record):
 
     threshold: float = Field(default=0.6, ge=0, le=1)
     versions: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Budget(BaseModel):
+    """What an agent may spend on models. A call that could pass a limit is not made; its case waits."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    usd_per_day: float | None = Field(default=None, ge=0, description="UTC days.")
+    tokens_per_day: int | None = Field(default=None, ge=0)
+    usd_per_case: float | None = Field(default=None, ge=0)
+    tokens_per_case: int | None = Field(default=None, ge=0)
+    usd_per_day_of_skill: dict[str, float] = Field(default_factory=dict, description="By skill.")
 
 
 class Agent(BaseModel):
@@ -183,4 +201,12 @@ class Agent(BaseModel):
         ge=1,
         description="A case that takes longer is ended and tried again, so that a hung one is not kept alive.",
         json_schema_extra={"position": 8},
+    )
+    models: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="Models in the order in which they are tried, by `skill.step`, `skill` or `any`.",
+        json_schema_extra={"position": 9},
+    )
+    budget: Budget = Field(
+        default_factory=Budget, description="Limits on what models may cost.", json_schema_extra={"position": 10}
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from sqlalchemy import Connection, func, select
 
+from tasks.ledger.spent import Spent
 from tasks.ledger.tables import attempts, cases, effects, outcomes, steps
+from tasks.prices import NANO
 
 ROWS = 500  # more than anyone reads; the ledger has them all
 
@@ -64,3 +67,43 @@ async def show_tick(agent: str, rows: list[dict[str, Any]], summary: str, unread
             key=f"unreadable-{agent}",
             markdown=f"# Not readable\n\nLeft where they are; every tick tries again.\n\n{lines}",
         )
+
+
+async def show_spending(rows: list[Spent], days: int) -> str:
+    """Leave a table of what models cost. Returns the summary that stands above it."""
+    table = [
+        {
+            "day": f"{datetime.fromtimestamp(one.day * 86_400, UTC):%Y-%m-%d}",
+            "agent": one.agent,
+            "skill": f"{one.skill} {one.version}",
+            "step": one.step.rpartition(".")[2],
+            "model": one.model,
+            "calls": one.calls,
+            "tokens in": one.input_tokens,
+            "tokens from cache": one.cache_read,
+            "tokens out": one.output_tokens,
+            "spent USD": _usd(one.spent),
+            "saved by replay": _usd(one.saved_by_replay),
+            "saved by cache": _usd(one.saved_by_cache),
+            "wasted": _usd(one.wasted),
+            "unknown, at most": _usd(one.unknown),
+        }
+        for one in rows[:ROWS]
+    ]
+    spent, replay, cache, wasted, unknown = (
+        sum(getattr(one, name) for one in rows)
+        for name in ("spent", "saved_by_replay", "saved_by_cache", "wasted", "unknown")
+    )
+    without = spent + replay + cache
+    less = f", {100 * (replay + cache) / without:.0f} % less than without both" if without > 0 else ""
+    summary = (
+        f"{_usd(spent)} USD in {days} day(s); replays of finished steps saved {_usd(replay)}, caching "
+        f"{_usd(cache)}{less}. Of what was spent {_usd(wasted)} was for answers that no step could keep; calls that "
+        f"nobody knows the fate of may have cost up to {_usd(unknown)} more."
+    )
+    await acreate_table_artifact(key="spending", table=table, description=summary)
+    return summary
+
+
+def _usd(nano: int) -> str:
+    return f"{nano / NANO:.4f}"

@@ -23,7 +23,7 @@ from prefect.settings import get_current_settings
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from tasks.errors import Draining, Halt, StepRefused
+from tasks.errors import BadInput, Draining, Halt, StepRefused
 from tasks.ledger.cases import guard
 from tasks.ledger.steps import store_step
 from tasks.records import Case
@@ -112,7 +112,7 @@ class OncePerCase(CachePolicy):
             task.fn = _stored(task.fn)
         if key in hand.steps:
             _check(hand.steps[key], step, case)
-            hand.replayed += 1
+            hand.replayed_keys.append(key)
         elif hand.work.case.agent in hand.lease.draining:
             raise Draining(case)
         _RUNNING.set(_Running(task_ctx.task_run.id, key, hand))
@@ -120,6 +120,15 @@ class OncePerCase(CachePolicy):
 
 
 ONCE_PER_CASE = OncePerCase()
+
+
+def step_in_hand(doing: str) -> tuple[str, str]:
+    """Name and key of the step that this code runs in; BadInput outside of one, where a kill would pay again."""
+    running, context = _RUNNING.get(), TaskRunContext.get()
+    if running is None or context is None or context.task_run.id != running.task_run:
+        raise BadInput(f"There is no step to {doing} in: call it inside a task with ONCE_PER_CASE.")
+    fn = context.task.fn
+    return f"{fn.__module__}.{fn.__qualname__}", running.key
 
 
 def _stored(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -23,7 +23,12 @@ class Hand:
     version: str
     flow_run: str
     steps: dict[str, bytes] = field(default_factory=dict)
-    replayed: int = 0
+    replayed_keys: list[str] = field(default_factory=list)
+
+    @property
+    def replayed(self) -> int:
+        """Steps served from the ledger in this attempt."""
+        return len(self.replayed_keys)
 
 
 WORKING: ContextVar[Hand | None] = ContextVar("WORKING", default=None)

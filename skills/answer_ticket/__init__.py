@@ -8,14 +8,27 @@ from pathlib import Path
 
 from prefect import flow, task
 
-from skills import ONCE_PER_CASE, Case, CaseId, Outcome, each, perform, policy, reply_to
-from tasks.model import Knowledge, ask, learn, read_knowledge
+from skills import ONCE_PER_CASE, PAID, Case, CaseId, Outcome, Unusable, ask, each, perform, policy, reply_to
+from tasks.knowledge import Knowledge, read_knowledge
+from tasks.model import learn
 from tasks.records import Draft, Effect, Reading
 
 KNOWLEDGE = Path(__file__).with_name("knowledge.json")
 LONGEST = 2500  # characters: a longer answer was not written for one customer
 SHORTEST = 20
 EXCERPT = 1500  # characters of the ticket that the person who takes over sees at once
+READ = """
+You read the mail of a company's support inbox. Say which of the intents in the knowledge base the mail is about, or
+`unknown` if it is about none of them or about several. Be honest about how sure you are: of the mails that you call
+0.8 sure, one in five may be wrong. As evidence quote the words of the mail that decide, and name the entries
+(knowledge/INTENT) that say so.
+"""
+WRITE = """
+You write the answer to a customer's mail. It says what the approved answer of the intent in <reading> says, fitted to
+what this customer asked: no promise, fact, number, link or address that is not in that answer. Plain text, the body
+alone (greeting and signature are added), in the customer's language. As sources name the entries (knowledge/INTENT)
+that you used.
+"""
 PROMISES = re.compile(
     r"\b(we guarantee|guaranteed? to|i promise|we promise|free of charge forever|full compensation|legally binding)\b",
     re.I,
@@ -34,16 +47,16 @@ def warm_up() -> None:
     learn(_knowledge())
 
 
-@task(cache_policy=ONCE_PER_CASE, task_run_name="read case {case.id}")
+@task(cache_policy=ONCE_PER_CASE, task_run_name="read case {case.id}", **PAID)
 async def read(case: Case) -> Reading:
     """What the ticket is about, how sure that is, and which examples say so."""
-    return await ask(Reading, case, _knowledge())
+    return await ask(Reading, READ, knowledge=_knowledge(), case=case)
 
 
-@task(cache_policy=ONCE_PER_CASE, task_run_name="draft case {case.id}")
+@task(cache_policy=ONCE_PER_CASE, task_run_name="draft case {case.id}", **PAID)
 async def draft(case: Case, reading: Reading) -> Draft:
-    """A greeting, the approved answer and a signature."""
-    found = await ask(Draft, case, _knowledge(), reading)
+    """A greeting, an answer that stands on the approved one, and a signature."""
+    found = await ask(Draft, WRITE, knowledge=_knowledge(), case=case, reading=reading)
     text = f"Hello,\n\n{found.text}\n\nKind regards\n{_knowledge().company} support"
     return found.model_copy(update={"text": text})
 
@@ -75,12 +88,18 @@ async def answer(case: Case) -> Outcome:
         return Outcome(
             kind="abstained", answer="automatic mail", note="Written by a program; answering makes mail loops."
         )
-    reading = await read(case)
+    try:
+        reading = await read(case)
+    except Unusable as why:
+        return await hand_over(case, Reading(intent="unknown", confidence=0.0), str(why))
     if reading.confidence < policy().threshold or reading.intent not in _knowledge().by_intent:
         return await hand_over(case, reading, f"confidence {reading.confidence:.2f} is below {policy().threshold:.2f}")
     if not case.sender:
         return await hand_over(case, reading, "the mail has no address that an answer could go to")
-    written = await draft(case, reading)
+    try:
+        written = await draft(case, reading)
+    except Unusable as why:
+        return await hand_over(case, reading, str(why))
     if against := await check(case, written):
         return await hand_over(case, reading, "the draft did not pass: " + ", ".join(against))
     await perform(reply_to(case, written.text))

@@ -6,11 +6,13 @@ from sqlalchemy import Connection, func, select, update
 
 from tasks.errors import BadInput
 from tasks.ledger.agents import note
+from tasks.ledger.calls import Place, today, top_up
 from tasks.ledger.effects import resolve_unknown
-from tasks.ledger.tables import cases, effects, outcomes, steps
+from tasks.ledger.tables import agents, cases, effects, outcomes, steps
+from tasks.prices import NANO
 from tasks.records import CaseId
 
-_FRESH = dict(state="open", reason="", errors=0, deaths=0, suspect=False, not_before=0.0)
+_FRESH = dict(state="open", reason="", errors=0, deaths=0, suspect=False, not_before=0.0, wants=0, wants_tokens=0)
 
 
 def redo(c: Connection, case: CaseId, who: str, resend: bool = False) -> None:
@@ -49,6 +51,23 @@ def release(c: Connection, case: CaseId, who: str, why: str = "") -> bool:
     if c.execute(update(cases).where(*waiting).values(_FRESH)).rowcount == 0:
         return False
     note(c, who, f"released: {why}" if why else "released", case=case)
+    return True
+
+
+def add_to_limit(
+    c: Connection, agent: str, usd: float, tokens: int, skill: str, case: CaseId, who: str, why: str = ""
+) -> bool:
+    """Let an agent spend more today, or one of its skills, or a case of its; False if there is no such agent."""
+    if c.execute(select(agents.c.name).where(agents.c.name == agent)).scalar() is None:
+        return False
+    place: Place = ("agent", agent, today())
+    if skill:
+        place = ("skill", f"{agent}/{skill}", today())
+    if case:
+        place = ("case", str(case), "")
+    top_up(c, place, round(usd * NANO), tokens)
+    told = f"added {usd:g} USD and {tokens} tokens to the limit of {place[0]} {place[1]!r}{': ' if why else ''}{why}"
+    note(c, who, told, agent=agent, case=case or None)
     return True
 
 

@@ -69,9 +69,8 @@ def record(c: Connection, agent: str, source: str, arrivals: Iterable[Arrival]) 
     new = 0
     for one in arrivals:
         body = one.model_dump(mode="json", exclude={"marker"})
-        row = dict(
-            agent=agent, source=source, key=one.key, thread=one.thread, body=json.dumps(body), recorded=time.time()
-        )
+        row: dict[str, object] = dict(agent=agent, source=source, key=one.key, thread=one.thread)
+        row |= dict(body=json.dumps(body), recorded=time.time())
         new += c.execute(insert_or_nothing(c, cases).values(row)).rowcount
         case = c.execute(select(cases.c.id).where(cases.c.source == source, cases.c.key == one.key)).scalar_one()
         c.execute(insert_or_nothing(c, markers).values(source=source, marker=one.marker, case=case))
@@ -213,8 +212,8 @@ def guard(c: Connection, case: CaseId, fence: int, doing: str) -> None:
 
 
 def _end_attempt(c: Connection, case: CaseId, fence: int, how: str, why: str, replayed: int) -> None:
-    mine = (attempts.c.case == case, attempts.c.fence == fence)
-    c.execute(update(attempts).where(*mine).values(ended=time.time(), how=how, why=why, replayed=replayed))
+    values = dict(ended=time.time(), how=how, why=why, replayed=replayed)
+    c.execute(update(attempts).where(attempts.c.case == case, attempts.c.fence == fence).values(values))
 
 
 def settle(
@@ -230,9 +229,7 @@ def settle(
             agent=work.case.agent,
             skill=skill,
             version=version,
-            kind=outcome.kind,
-            answer=outcome.answer,
-            confidence=outcome.confidence,
+            **outcome.model_dump(include={"kind", "answer", "confidence"}),
             rehearsed=work.dry_run,
             body=outcome.model_dump_json(),
             flow_run=flow_run,
@@ -245,10 +242,11 @@ def settle(
     _end_attempt(c, case, work.fence, "settled", outcome.note, replayed)
 
 
-def park(c: Connection, work: Work, why: str, replayed: int = 0) -> None:
-    """Put a case aside until a person or a switch brings it back."""
+def park(c: Connection, work: Work, why: str, replayed: int = 0, wants: tuple[int, int] = (0, 0)) -> None:
+    """Put a case aside until a person or a switch brings it back, or room for what it `wants` (nanodollars, tokens)."""
     guard(c, work.case.id, work.fence, "park it")
-    c.execute(update(cases).where(cases.c.id == work.case.id).values(state="parked", holder=None, reason=why))
+    values = dict(state="parked", holder=None, reason=why, wants=wants[0], wants_tokens=wants[1])
+    c.execute(update(cases).where(cases.c.id == work.case.id).values(values))
     _end_attempt(c, work.case.id, work.fence, "parked", why, replayed)
 
 
@@ -266,6 +264,18 @@ def hand_back(c: Connection, work: Work, why: str, error: bool, replayed: int = 
     )
     _end_attempt(c, case, work.fence, "error" if error else "returned", why, replayed)
     return state
+
+
+def come_back(c: Connection, work: Work, why: str, seconds: float, replayed: int = 0) -> str:
+    """Give a case back without blame because a model asks for some rest. Returns its state."""
+    case = work.case.id
+    guard(c, case, work.fence, "hand it back")
+    not_before = time.time() + min(seconds, LONGEST_BACKOFF)
+    c.execute(
+        update(cases).where(cases.c.id == case).values(state="open", holder=None, reason=why, not_before=not_before)
+    )
+    _end_attempt(c, case, work.fence, "returned", why, replayed)
+    return "open"
 
 
 def try_later(c: Connection, work: Work, why: str, replayed: int = 0) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
+from tasks.ledger.calls import lose_calls_of
 from tasks.ledger.tables import (
     agents,
     attempts,
@@ -145,6 +146,7 @@ def _end(c: Connection, holder: str, how: str) -> None:
             .where(attempts.c.case == case.id, attempts.c.fence == case.fence)
             .values(ended=time.time(), how="died" if died else "returned", why=f"its process {how}")
         )
+    lose_calls_of(c, holder)
     _end_ticks(c, holder, how)
 
 

@@ -1,6 +1,7 @@
 """The tables of the ledger; times are seconds since 1970 in UTC, for people and never for deciding who is alive."""
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     ColumnElement,
@@ -97,6 +98,8 @@ cases = Table(
     Column("suspect", Boolean, nullable=False, server_default=text("false"), doc="In hand at a crash: runs alone."),
     Column("policy", Text, nullable=False, server_default=""),
     Column("stored", Integer, nullable=False, server_default="0", doc="How many steps it has: one missing is seen."),
+    Column("wants", BigInteger, nullable=False, server_default="0", doc="Nanodollars whose lack parked it."),
+    Column("wants_tokens", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("source", "key"),
     # Settled cases are in neither index, so a claim among a million of them costs what it costs among none.
     Index(
@@ -202,14 +205,46 @@ model_calls = Table(
     "model_calls",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("case", Integer, ForeignKey("cases.id"), index=True),
+    Column("case", Integer, ForeignKey("cases.id"), nullable=False),
+    Column("agent", String(40), nullable=False),
+    Column("skill", String(80), nullable=False),
+    Column("version", String(40), nullable=False),
     Column("step", String(120), nullable=False),
+    Column("key", String(300), nullable=False, doc="The step's key: what a replay of it saves is booked by it."),
+    Column("fence", Integer, nullable=False),
+    Column("holder", String(36), nullable=False),
     Column("model", String(80), nullable=False),
+    Column("batch", Boolean, nullable=False),
+    Column("state", String(10), nullable=False, doc="open answered failed lost (nobody knows whether it was paid)"),
     Column("response", String(120), unique=True, doc="The provider's id: a response is booked once."),
-    Column("input_tokens", Integer, nullable=False),
-    Column("output_tokens", Integer, nullable=False),
-    Column("usd", Float, nullable=False),
-    Column("at", Float, nullable=False),
+    Column("input_tokens", Integer, nullable=False, server_default="0"),
+    Column("output_tokens", Integer, nullable=False, server_default="0"),
+    Column("cache_write", Integer, nullable=False, server_default="0"),
+    Column("cache_read", Integer, nullable=False, server_default="0"),
+    Column("reserved", BigInteger, nullable=False, doc="Nanodollars that it can not exceed."),
+    Column("reserved_tokens", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False, server_default="0", doc="Nanodollars."),
+    Column("saved_by_cache", BigInteger, nullable=False, server_default="0", doc="Nanodollars; a first write costs."),
+    Column("replays", Integer, nullable=False, server_default="0", doc="Its step, served from the ledger."),
+    Column("began", Float, nullable=False, index=True),
+    Column("ended", Float),
+    Column("why", Text, nullable=False, server_default=""),
+    Index("model_calls_of_step", "case", "key"),
+    Index("model_calls_open", "holder", sqlite_where=text("state = 'open'"), postgresql_where=text("state = 'open'")),
+)
+
+spending = Table(
+    "spending",
+    metadata,
+    Column("scope", String(8), primary_key=True, doc="agent skill case"),
+    Column("name", String(120), primary_key=True),
+    Column("day", String(10), primary_key=True, doc="UTC date; empty for all days together."),
+    Column("usd", BigInteger, nullable=False, server_default="0", doc="Nanodollars spent, or lost and perhaps spent."),
+    Column("usd_open", BigInteger, nullable=False, server_default="0", doc="Nanodollars reserved for calls under way."),
+    Column("tokens", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_open", BigInteger, nullable=False, server_default="0"),
+    Column("usd_more", BigInteger, nullable=False, server_default="0", doc="Nanodollars that people added."),
+    Column("tokens_more", BigInteger, nullable=False, server_default="0"),
 )
 
 outcomes = Table(
