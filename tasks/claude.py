@@ -67,6 +67,7 @@ def schema_of(output: type[BaseModel]) -> dict[str, Any]:
 
 
 # Connections belong to an event loop, and go with it.
+_ended: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Condition] = WeakKeyDictionary()
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, anthropic.AsyncAnthropic] = WeakKeyDictionary()
 
 
@@ -119,8 +120,16 @@ async def _one(hand: Hand, step: str, key: str, model: str, max_tokens: int, req
         if not number.soon or time.monotonic() > until:
             wanted = call.usd if number.unit == "usd" else call.tokens
             raise BudgetReached(explain(number, wanted), call.usd, call.tokens)
-        await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311 (no secret)
-    entry = number
+        await _room_made()
+    try:
+        return await _made(hand, number, step, model, max_tokens, request)
+    finally:
+        await _call_ended()
+
+
+async def _made(hand: Hand, entry: int, step: str, model: str, max_tokens: int, request: Mapping[str, Any]) -> Reply:
+    """Make the call and book what became of it."""
+    ledger = hand.ledger
     try:
         message: Message = await client().messages.create(model=model, max_tokens=max_tokens, **request)
     except anthropic.APIStatusError as why:
@@ -137,6 +146,23 @@ async def _one(hand: Hand, step: str, key: str, model: str, max_tokens: int, req
             await asyncio.shield(ledger.write(f"give the call for {step} up", lambda c: lost(c, entry, told)))
         raise
     return await _booked(hand, entry, model, message, step)
+
+
+async def _room_made() -> None:
+    """Wait until a call of this process ended, or for a moment: others may make room too."""
+    async with (condition := _condition()):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(condition.wait(), random.uniform(2, 6))  # noqa: S311 (no secret)
+
+
+async def _call_ended() -> None:
+    async with (condition := _condition()):
+        # Not all who wait: each of them writes to the ledger to see whether there is room for it.
+        condition.notify(2)
+
+
+def _condition() -> asyncio.Condition:
+    return _ended.setdefault(asyncio.get_running_loop(), asyncio.Condition())
 
 
 async def _booked(hand: Hand, number: int, model: str, message: Message, step: str) -> Reply:

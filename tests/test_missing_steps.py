@@ -93,7 +93,9 @@ def test_an_older_ledger_counts_what_it_has_when_it_is_migrated(ledger: Ledger, 
     engine = create_engine(ledger.engine.url)
     with engine.begin() as c:
         c.execute(insert(steps), rows)
-        c.execute(text("ALTER TABLE cases DROP COLUMN stored"))
+        for newer in ("stored", "wants", "wants_tokens"):
+            c.execute(text(f"ALTER TABLE cases DROP COLUMN {newer}"))
+        c.execute(text("DROP TABLE spending"))
         c.execute(text("UPDATE alembic_version SET version_num = '0002'"))
     engine.dispose()
     migrate(ledger)
