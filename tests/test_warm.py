@@ -138,7 +138,8 @@ def test_no_run_waits_for_the_model_to_learn_what_it_is_given(shared: Installati
         known = asyncio.run(offline.memory(_knowledge().examples, _knowledge().unrelated))
         print(known.decide("Where is my order? The tracking does not move.").intent)
     """
-    assert "\n" in shared.run(text).communicate(timeout=60)[0], shared.said()
+    said = shared.run(text).communicate(timeout=60)[0].strip()
+    assert said and said != "unknown", shared.said()
 
 
 def test_at_the_fork_there_is_one_thread_no_open_file_and_a_socket_for_its_owner_only(shared: Installation) -> None:
