@@ -51,6 +51,13 @@ def run(*ids: int) -> None:
     asyncio.run(asking(cases=list(ids)))
 
 
+def one_case_meets(desk: Claude, ledger: Ledger, tmp_path: Path, *faults: dict[str, object]) -> None:
+    """Work one case while the server fails in these ways."""
+    fill(ledger, tmp_path, [arrival(1)])
+    desk.control(faults=list(faults))
+    run(1)
+
+
 def calls(ledger: Ledger) -> list[tuple[str, str]]:
     found = select(model_calls.c.step, model_calls.c.state).order_by(model_calls.c.id)
     rows = ledger.read_now("look", lambda c: c.execute(found).all())
@@ -84,9 +91,7 @@ ASKED = [("sort", "answered"), ("write", "answered")]
 def test_a_fault_that_passes_costs_one_more_call_and_no_case(
     desk: Claude, ledger: Ledger, tmp_path: Path, fault: dict[str, object], seen: list[tuple[str, str]]
 ) -> None:
-    fill(ledger, tmp_path, [arrival(1)])
-    desk.control(faults=[fault])
-    run(1)
+    one_case_meets(desk, ledger, tmp_path, fault)
     assert (case(ledger)[0], calls(ledger)) == ("settled", seen)
 
 
@@ -94,9 +99,7 @@ def test_a_fault_that_passes_costs_one_more_call_and_no_case(
 def test_an_answer_that_stays_unusable_goes_to_a_person_and_never_becomes_a_guess(
     desk: Claude, ledger: Ledger, tmp_path: Path, kind: str
 ) -> None:
-    fill(ledger, tmp_path, [arrival(1)])
-    desk.fail(kind, times=None)
-    run(1)
+    one_case_meets(desk, ledger, tmp_path, {"kind": kind, "times": None})
     kept = ledger.read_now("look", lambda c: c.execute(select(outcomes)).one())
     assert kept.kind == "handed_over" and json.loads(kept.body)["note"]
     paid = ledger.read_now("look", lambda c: c.execute(select(func.sum(model_calls.c.spent))).scalar())
@@ -108,9 +111,7 @@ def test_an_answer_that_stays_unusable_goes_to_a_person_and_never_becomes_a_gues
 def test_a_call_that_can_not_succeed_is_made_once_and_says_what_to_do(
     desk: Claude, ledger: Ledger, tmp_path: Path, status: str
 ) -> None:
-    fill(ledger, tmp_path, [arrival(1)])
-    desk.fail(status, times=None)
-    run(1)
+    one_case_meets(desk, ledger, tmp_path, {"kind": status, "times": None})
     state, errors, reason = case(ledger)
     assert (state, errors, len(desk.entries())) == ("open", 1, 1)
     assert status in reason and claude.REMEDIES[int(status)] in reason
