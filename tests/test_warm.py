@@ -52,11 +52,17 @@ ENDS = {
 }
 
 
+def _heed_interrupts() -> None:
+    # A shell that runs the tests in its background has them ignored, and every child would inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", ENDS)
 def test_the_status_and_output_of_a_run_do_not_change_on_the_way_to_prefect(shared: Installation, how: str) -> None:
     forked = shared.run(ENDS[how])
     said, complaint = forked.communicate(timeout=60)
-    plain = subprocess.run([sys.executable, shared.program(ENDS[how])], capture_output=True, text=True, check=False)
+    command: list[str | Path] = [sys.executable, shared.program(ENDS[how])]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=_heed_interrupts)
     assert "No warm start" not in complaint
     assert (forked.returncode, said) == (plain.returncode, plain.stdout)
     assert complaint.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
