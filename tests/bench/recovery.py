@@ -85,7 +85,10 @@ class Measured(Street):
 
     def states(self, run: str) -> dict[str, float]:
         """When a run entered each of its states, by name, in seconds of the wall clock."""
-        found = httpx.get(f"{self.api}/flow_run_states/", params={"flow_run_id": run}, timeout=20).raise_for_status()
+        asked = time.monotonic()
+        found = httpx.get(f"{self.api}/flow_run_states/", params={"flow_run_id": run}, timeout=90).raise_for_status()
+        if (took := time.monotonic() - asked) > 5:
+            out.print(f"[yellow]Prefect's server took {took:.0f} s to answer a question[/yellow]")
         return {one["name"]: datetime.fromisoformat(one["timestamp"]).timestamp() for one in found.json()}
 
 
