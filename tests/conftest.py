@@ -28,15 +28,23 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
+NO_POSTGRES = "no initdb here: install Debian's package postgresql to run the Postgres half"
+
+
+def a_postgres(durable: bool) -> Iterator[Postgres]:
+    """A server of the caller's own; where none can be made the test is skipped, and the summary says why."""
     if INITDB is None:
-        pytest.skip("no initdb here: install Debian's package postgresql to run the Postgres half")
-    server = Postgres(durable=False)
+        pytest.skip(NO_POSTGRES)
+    server = Postgres(durable=durable)
     try:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    yield from a_postgres(durable=False)
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,11 @@ import pytest
 from tests.chaos.oracle import Mail, Verdict
 from tests.chaos.plan import CATALOGUE, DOORS, plan
 from tests.chaos.witness import Line
-from tests.conftest import PROJECT
+from tests.conftest import NO_POSTGRES, PROJECT
 from tests.servers import INITDB
 
 EVERY_DOORWAY = len(CATALOGUE) + len(CATALOGUE) // 9 + 1
-SQLITE_AND_POSTGRES = ["sqlite", pytest.param("postgres", marks=pytest.mark.skipif(INITDB is None, reason="no initdb"))]
+SQLITE_AND_POSTGRES = ["sqlite", pytest.param("postgres", marks=pytest.mark.skipif(INITDB is None, reason=NO_POSTGRES))]
 
 
 def play(kept: Path, *words: str) -> dict[str, Any]:

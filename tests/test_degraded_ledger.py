@@ -17,8 +17,8 @@ import tasks.lease
 from tasks.lease import Lease
 from tasks.ledger.database import Ledger, migrate
 from tasks.ledger.tables import cases, holders
-from tests.conftest import wait_for
-from tests.servers import INITDB, Postgres
+from tests.conftest import a_postgres, wait_for
+from tests.servers import Postgres
 from tests.test_kills import Scene
 
 STRANGER = """
@@ -63,13 +63,7 @@ def test_a_ledger_locked_by_a_stranger_stops_the_work_and_names_the_stranger(
 
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[Postgres]:
-    if INITDB is None:
-        pytest.skip("no initdb here: install Debian's package postgresql to run the Postgres half")
-    server = Postgres()
-    try:
-        yield server
-    finally:
-        server.stop()
+    yield from a_postgres(durable=True)
 
 
 @pytest.fixture

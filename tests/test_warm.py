@@ -52,6 +52,17 @@ ENDS = {
 }
 
 
+def until(word: Path, status: int) -> str:
+    """A program that ends with a status when it is given the word."""
+    return f"""
+        import pathlib, sys, time
+        print("begun", flush=True)
+        while not pathlib.Path({str(word)!r}).exists():
+            time.sleep(0.02)
+        sys.exit({status})
+    """
+
+
 def _heed_interrupts() -> None:
     # A shell that runs the tests in its background has them ignored, and every child would inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -96,12 +107,14 @@ def test_a_killed_keeper_takes_its_run_along_and_prefect_hears_of_a_kill(shared:
 
 
 def test_a_killed_run_takes_neither_its_neighbour_nor_the_warm_process_along(shared: Installation) -> None:
-    victim, neighbour = shared.run(WAIT), shared.run(WAIT.replace("600", "1"))
+    word = shared.clone.parent / "word"
+    victim, neighbour = shared.run(WAIT), shared.run(until(word, 4))
     pid = int(line(victim).split()[0])
     line(neighbour)
     os.kill(pid, signal.SIGKILL)
     assert victim.wait(30) == -signal.SIGKILL
-    assert neighbour.wait(30) == 0 and shared.process.poll() is None
+    word.touch()
+    assert neighbour.wait(30) == 4 and shared.process.poll() is None
     assert shared.run("print('next')").communicate(timeout=30)[0] == "next\n"
 
 
@@ -221,9 +234,11 @@ def test_changed_code_is_never_run_from_the_old_warm_process(own: Installation) 
 
 
 def test_a_killed_warm_process_leaves_runs_alone_and_the_next_takes_its_place(own: Installation) -> None:
-    run = own.run("import sys, time\nprint('begun', flush=True)\ntime.sleep(1)\nsys.exit(6)")
+    word = own.clone.parent / "word"
+    run = own.run(until(word, 6))
     assert line(run) == "begun"
     own.stop()
+    word.touch()
     assert run.wait(30) == 6
     first = own.start()
     second = own.start()

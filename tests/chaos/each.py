@@ -216,8 +216,8 @@ class _Game:
         while scene.lives(frozen):
             other = scene.fork(elsewhere=elsewhere)
             self.ended(other, scene.wait(other))
-            if not scene.states()["working"]:
-                break  # one that is still open waits behind a case of its conversation that is in doubt
+            if scene.states()["settled"] + scene.states()["parked"] + scene.behind_parked() == len(scene.arrivals):
+                break
             if time.monotonic() > until:
                 raise TimeoutError(f"nobody took over from a frozen process: {scene.states()}")
             time.sleep(LEASE_SECONDS / 4)

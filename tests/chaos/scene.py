@@ -207,6 +207,14 @@ class Scene:
             found = c.execute(select(cases.c.state, func.count()).group_by(cases.c.state)).all()
         return Counter({state: count for state, count in found})
 
+    def behind_parked(self) -> int:
+        """Open cases that nobody may begin yet: an earlier one of their conversation waits for a person."""
+        first = cases.alias("first")
+        earlier = (first.c.source == cases.c.source, first.c.thread == cases.c.thread, first.c.id < cases.c.id)
+        held_up = select(first.c.id).where(*earlier, first.c.state == "parked").exists()
+        with self.engine.connect().execution_options(reads=True) as c, c.begin():
+            return c.execute(select(func.count()).where(cases.c.state == "open", held_up)).scalar_one()
+
     def stored(self) -> dict[str, int]:
         with self.engine.connect().execution_options(reads=True) as c, c.begin():
             return {row.key: row.fence for row in c.execute(select(steps.c.key, steps.c.fence))}
