@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup test check demo up down bench chaos simulate clean
+.PHONY: setup test check demo up down bench chaos simulate review-sim clean
 
 setup: .venv/ready
 
@@ -30,7 +30,7 @@ up: setup
 down: setup
 	$(BIN)/python -m deployments down
 
-# JSON=FILE keeps the figures.
+# What durability costs, and what replays and caching save (`N% less`); JSON=FILE keeps the figures.
 bench: setup
 	$(BIN)/python -m tests.bench.speed $(if $(JSON),--json $(JSON))
 
@@ -45,6 +45,11 @@ chaos: setup
 # The core in a simulated world: N interleavings of processes, kills, freezes and clocks from a SEED.
 simulate: setup
 	$(BIN)/python -m tests.simulation --stories $(or $(N),20000) --seed $(or $(SEED),1)
+
+# Half a year of real tickets with and without the review; README says where DATA comes from. DRIFT=1: new intents in week 8.
+review-sim: setup
+	$(BIN)/python -m tests.half_year --data $(DATA) --target $(or $(TARGET),0.08) --seed $(or $(SEED),1) \
+		$(if $(DRIFT),--drift) $(if $(JSON),--json $(JSON))
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,4 @@
-"""The commands: up, down, deploy, demo, doctor, why, redo, release, resolve, switch and resume."""
+"""The commands: up, down, deploy, demo, doctor, why, redo, release, resolve, verdict(s), revert, switch and resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from tasks.errors import HoldfastError, LedgerLost
-from tasks.home import home
+from tasks.home import home, taught
 from tasks.ledger import the_ledger
 from tasks.ledger.again import redo as work_again
 from tasks.ledger.again import redo_rehearsed
@@ -22,7 +22,11 @@ from tasks.ledger.again import release as let_go
 from tasks.ledger.again import resolve as settle_doubt
 from tasks.ledger.agents import drain_all, switch_effects
 from tasks.ledger.agents import resume as start_again
+from tasks.ledger.lessons import forget
 from tasks.ledger.story import story
+from tasks.ledger.thresholds import revert_threshold, threshold_of
+from tasks.ledger.verdicts import say
+from tasks.verdict_file import import_verdicts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 out = Console(highlight=False)
@@ -31,14 +35,15 @@ WHO = f"{getpass.getuser()} at the command line"
 
 
 def _fail(text: str) -> typer.Exit:
-    out.print(f"[red]{text}[/red]", soft_wrap=True)
+    out.print(text, style="red", markup=False, soft_wrap=True)
     return typer.Exit(1)
 
 
 @app.command()
 def up(port: Annotated[int, typer.Option(help="Where Prefect's server and UI listen, on loopback.")] = 4200) -> None:
     """Start server, worker and agents, and restart what dies, until Ctrl-C or `down`."""
-    from deployments.supervisor import LOOK_SECONDS, House, only_one, stopping, wait_until_drained
+    from deployments.only_one import only_one
+    from deployments.supervisor import LOOK_SECONDS, House, stopping, wait_until_drained
 
     with only_one():
         the_ledger().write_now("let agents start", lambda c: drain_all(c, False))
@@ -62,7 +67,7 @@ def up(port: Annotated[int, typer.Option(help="Where Prefect's server and UI lis
 @app.command()
 def down(seconds: Annotated[float, typer.Option(help="How long `up` may take to drain.")] = 60.0) -> None:
     """Drain and stop what `up` started; no run is left as Running."""
-    from deployments.supervisor import who_is_up
+    from deployments.only_one import who_is_up
 
     pid = who_is_up()
     if pid is None:
@@ -162,6 +167,54 @@ def resolve(case: int, sent: Annotated[bool, typer.Option("--sent/--not-sent", h
 
 
 @app.command()
+def verdict(
+    case: int,
+    right: Annotated[bool, typer.Option("--right/--wrong", help="Was acting on its answer right, or had it been?")],
+    label: Annotated[str, typer.Option(help="What the answer should have been.")] = "",
+    why: Annotated[str, typer.Option(help="For whoever reads the case later.")] = "",
+    who: Annotated[str, typer.Option(help="Whose word it is.")] = getpass.getuser(),
+) -> None:
+    """Say whether the newest outcome of a case was right."""
+    if the_ledger().write_now(f"note a verdict on case {case}", lambda c: say(c, case, right, who, label, why)):
+        out.print(f"Noted: case {case} was {'right' if right else 'wrong'}. The next review counts it.")
+    else:
+        out.print(f"{who} said so of case {case} already; nothing is changed.", markup=False)
+
+
+@app.command()
+def verdicts(file: Annotated[Path, typer.Argument(help="CSV: case,right,label,why,auditor")]) -> None:
+    """Take verdicts from a file, all or none; the same file again changes nothing."""
+    handed = import_verdicts(the_ledger(), file)
+    out.print(f"{handed.new} verdict(s) noted, {handed.known} known already. The next review counts them.")
+    if handed.past:
+        out.print(
+            f"{handed.past} of those known count no more: the case was worked again, or the auditor said something "
+            "else since. If one still holds, say it with `verdict CASE`.",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def revert(
+    agent: str, skill: str, lessons: Annotated[bool, typer.Option("--lessons", help="What it was taught last.")] = False
+) -> None:
+    """Take the newest change of a skill's threshold back, or what the newest review taught it."""
+    if lessons:
+        count = the_ledger().write_now(f"revert {skill}", lambda c: forget(c, agent, skill, WHO))
+        if not count:
+            raise _fail(f"Nothing that {agent}'s {skill} was taught is left to take back.")
+        taught().touch()
+        out.print(f"{count} lesson(s) count no more for cases that begin from now on.")
+        return
+    before = the_ledger().write_now(f"revert {skill}", lambda c: revert_threshold(c, agent, skill, WHO))
+    if before is None:
+        raise _fail(f"No threshold of {agent}'s {skill} was ever changed, or all changes are taken back.")
+    now = the_ledger().read_now("read the threshold", lambda c: threshold_of(c, agent, skill))
+    where = "what the agent's settings say" if now is None else f"{now:.2f}"
+    out.print(f"{skill} no longer acts from {before:.2f} on, but from {where}, in cases that begin from now on.")
+
+
+@app.command()
 def switch(agent: str, to: Annotated[str, typer.Argument(help="`on` or `off`")]) -> None:
     """Stop all effects of an agent at once, or allow them again."""
     if to not in ("on", "off"):
@@ -184,7 +237,7 @@ def main() -> None:
     try:
         app()
     except (HoldfastError, LedgerLost) as why:
-        out.print(f"[red]{why}[/red]", soft_wrap=True)
+        out.print(str(why), style="red", markup=False, soft_wrap=True)
         raise SystemExit(1) from None
 
 

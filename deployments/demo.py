@@ -10,13 +10,14 @@ import signal
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from deployments.supervisor import House, free_port, only_one, stopping
+from deployments.only_one import only_one
+from deployments.supervisor import House, free_port, stopping
 from deployments.tally import Tally, outgoing, tally
 from deployments.tickets import deliver, tickets
 from tasks.errors import BadInput
@@ -26,6 +27,17 @@ AGENT = "support"
 DEPLOYMENT = f"agent-loop/{AGENT}"
 PATIENCE_SECONDS = 240.0
 out = Console(highlight=False)
+
+
+class Asked(NamedTuple):
+    """Who read the tickets and what that cost, as the ledger booked it."""
+
+    model: str
+    calls: int
+    tokens: int
+    usd: float
+    usd_cut_off: float
+    """The most that calls may have cost which the kill cut off; not in `usd`."""
 
 
 def run(folder: Path | None, seed: int, figures: Path | None, keep: bool, port: int) -> int:
@@ -50,9 +62,10 @@ def run(folder: Path | None, seed: int, figures: Path | None, keep: bool, port: 
             house.start_worker()
             out.print(f"Watch it at {house.ui}")
             result = _play(house, folder, seed, asked)
-            _show(result, house.ui)
+            asked_for = _asked()
+            _show(result, asked_for, house.ui)
             if figures is not None:
-                figures.write_text(json.dumps(result._asdict(), indent=2) + "\n")
+                figures.write_text(json.dumps(result._asdict() | asked_for._asdict(), indent=2) + "\n")
             while keep and not asked:
                 house.look()
                 time.sleep(0.5)
@@ -121,7 +134,23 @@ async def _idle() -> bool:
         return not await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"state": states}), limit=1)
 
 
-def _show(result: Tally, ui: str) -> None:
+def _asked() -> Asked:
+    from tasks.ledger import the_ledger
+    from tasks.ledger.spent import spent_between
+    from tasks.model import has_key
+    from tasks.prices import NANO
+
+    rows = the_ledger().read_now("add up what the model cost", lambda c: spent_between(c, 0, time.time() + 1))
+    return Asked(
+        model=", ".join(sorted({one.model for one in rows})) if has_key() else "the embedded model",
+        calls=sum(one.calls for one in rows),
+        tokens=sum(one.input_tokens + one.output_tokens + one.cache_read for one in rows),
+        usd=sum(one.spent for one in rows) / NANO,
+        usd_cut_off=sum(one.unknown for one in rows) / NANO,
+    )
+
+
+def _show(result: Tally, asked: Asked, ui: str) -> None:
     table = Table(title="47 tickets, killed in the middle", title_justify="left", show_header=False)
     seconds = f"{result.recovery_seconds} s" if result.recovery_seconds is not None else "not killed"
     rows: list[tuple[str, Any, bool]] = [
@@ -137,6 +166,12 @@ def _show(result: Tally, ui: str) -> None:
     ]
     for name, value, good in rows:
         table.add_row(name, f"[{'green' if good else 'red'}]{value}[/]")
+    table.add_row("read by", asked.model)
+    if asked.calls:
+        more = f", at most {asked.usd_cut_off:.4f} more for calls that the kill cut off" if asked.usd_cut_off else ""
+        table.add_row("calls of it", f"{asked.calls}")
+        table.add_row("tokens", f"{asked.tokens:,}")
+        table.add_row("USD", f"{asked.usd:.4f}{more}")
     table.add_row("UI", ui)
     out.print(table)
     for line in result.wrong:

@@ -42,6 +42,8 @@ class Fingerprint:
 
     def _now(self) -> dict[str, Stamp]:
         paths = [*_files(), *(str(PROJECT / name) for name in BESIDE), sys.executable, f"{sys.prefix}/pyvenv.cfg"]
+        # `tasks.home.taught`, named anew because nothing of ours may be imported before this: `warm_up()` learns it.
+        paths.append(f"{os.environ.get('HOLDFAST_HOME') or PROJECT / '.holdfast'}/taught")
         return {path: _stamp(path) for path in (*paths, *self._packages, *self._modules)}
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -27,6 +25,9 @@ from tasks.ledger.holders import Observer, alive
 POOL = "agents"
 LOOK_SECONDS = 1.0
 SWEEP_SECONDS = 15.0  # between two looks at all of Prefect's runs that never ended
+ASK_SECONDS = 10.0  # between two questions to the server whether it is there
+SILENT = 6  # of them in a row without an answer, and a server that did answer before hangs
+STARTING = 18  # the same for one that never did
 RESTART_SECONDS = (0.5, 2.0, 10.0, 30.0)
 SETTINGS = {
     "DO_NOT_TRACK": "1",
@@ -108,46 +109,20 @@ class Child:
         self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.kill()
+
+    def kill(self) -> None:
+        """End it with all that it started."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 def _default_signals() -> None:
     # A shell that starts programs with `&` lets them ignore SIGINT; Prefect's worker turns SIGTERM into SIGINT.
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def only_one() -> Iterator[None]:
-    """Hold the house's folder: two supervisors on it would fight; the lock goes with the process."""
-    home().mkdir(parents=True, exist_ok=True)
-    with (home() / "up.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise BadInput(
-                f"`up` runs already on {home()} (process {lock.read().strip()}). Use `down`, or another HOLDFAST_HOME."
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def who_is_up() -> int | None:
-    """The process that holds this folder. The lock says so and not the number in it, which may be another's by now."""
-    try:
-        with (home() / "up.lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        said = (home() / "up.lock").read_text().strip()
-        return int(said) if said.isdigit() else None
-    except OSError:
-        return None
-    return None
 
 
 def healthy(api: str) -> bool:
@@ -174,6 +149,7 @@ class House:
         warm = [sys.executable, "-m", "deployments.warm", str(home() / "warm.sock")]
         self.warm = Child("warm", warm, self.env) if can_fork() else None
         self._observer, self._sweep = Observer(), 0.0
+        self._ask, self._answered, self._silent = 0.0, 0, 0
         self._gone: list[Any] = []
         """Holders found dead whose runs Prefect was not told of yet."""
 
@@ -207,11 +183,32 @@ class House:
         """Restart what died and let the next tick of a dead one start at once. Returns what happened, for people."""
         children = (self.server, self.warm, self.worker)
         happened = [said for child in children if child and (said := child.keep())]
+        happened += self._end_a_server_that_hangs()
         try:
-            happened += self.recover()
+            if self._silent:
+                self._gone += self._ended(True)  # whoever asks a server that hangs hangs with it
+            else:
+                happened += self.recover()
         except (LedgerLost, httpx.HTTPError, OSError) as why:
             happened.append(f"recovery could not look: {why}")
         return happened
+
+    def _end_a_server_that_hangs(self) -> list[str]:
+        """Kill a server that long answered nothing; the next look starts it again."""
+        process, now = self.server.process, time.monotonic()
+        if process is None or now < self._ask:
+            return []
+        self._ask = now + ASK_SECONDS
+        if healthy(self.api):
+            self._answered, self._silent = process.pid, 0
+            return []
+        self._silent += 1
+        # Counted in questions and not in seconds: after a pause of the whole machine one look proves nothing.
+        if self._silent < (SILENT if self._answered == process.pid else STARTING):
+            return []
+        said, self._silent = f"server did not answer {self._silent} times in a row, killed", 0
+        self.server.kill()
+        return [said]
 
     def recover(self, go_on: bool = True) -> list[str]:
         """End the leases of the dead at once, and what Prefect only believes to be alive every few seconds."""

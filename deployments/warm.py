@@ -40,8 +40,9 @@ LIBRARIES = (
     "anthropic",
     "pandas",
     "sklearn",
+    "skills._follow",
 )
-OWN = ("tasks/sources", "tasks/channels", "skills", "flows")
+OWN = ("tasks/sources", "tasks/channels", "tasks/tools", "skills", "flows")
 # A thread does not survive a fork, and the lock that it holds would stay locked. OpenBLAS starts some when loaded.
 ONE_THREAD = {b"OPENBLAS_NUM_THREADS": b"1", b"OMP_NUM_THREADS": b"1", b"DO_NOT_TRACK": b"1"}
 

@@ -19,18 +19,22 @@ from prefect.context import FlowRunContext
 from prefect.runtime import deployment
 from prefect.states import Completed
 
-from skills import catalogue, skill_flow
+from skills import catalogue, describe, skill_flow
 from tasks import channels, sources
+from tasks.batches import collect, submit
 from tasks.budgets import limits
 from tasks.errors import BadInput, FenceLost, HoldfastError, LedgerLost
-from tasks.lease import holding
+from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import release_agent, take_agent
 from tasks.ledger.calls import reopen, short_of_money
-from tasks.ledger.cases import counts, decide, ready, record, seen, undecided
+from tasks.ledger.cases import counts, ready, record, seen
+from tasks.ledger.routing import decide, undecided
+from tasks.model import has_key
 from tasks.records import Agent, Arrival, CaseId, Unreadable
 from tasks.report import show_tick, worked_since
 
+DECIDE = "decide"
 CHUNK = 100  # mails read and recorded at once
 
 
@@ -69,7 +73,7 @@ async def agent_loop(agent: Agent, dry_run: bool = True, stale_seconds: int = 30
             if busy := await ledger.write(f"take agent {name}", taken):
                 return Completed(name="Skipped", message=f"{name}: {busy}.")
             try:
-                return await _tick(ledger, agent, dry_run)
+                return await _tick(ledger, agent, dry_run, lease)
             finally:
                 await ledger.write(f"release agent {name}", lambda c: release_agent(c, name, lease.holder))
     except (LedgerLost, FenceLost) as why:
@@ -98,39 +102,48 @@ def _check(agent: Agent) -> None:
     known = catalogue()
     if missing := [one for one in agent.skills if one not in known]:
         raise BadInput(f"No skill is called {missing[0]!r}. Skills here: {', '.join(sorted(known))}.")
-    if len(agent.skills) > 1:
-        raise BadInput("Give this agent one skill: choosing among several needs a model that reads their descriptions.")
+    if DECIDE in agent.skills:
+        raise BadInput(f"{DECIDE!r} chooses among an agent's skills; leave it out of the list.")
+    if len(agent.skills) > 1 and not (has_key() or agent.models):
+        raise BadInput(
+            "Choosing among several skills needs a model that reads their descriptions: set ANTHROPIC_API_KEY, or give "
+            "this agent one skill."
+        )
+    for skill in agent.skills:
+        describe(skill)
     for channel in agent.effects.values():
         channels.check(channel)
 
 
-async def _tick(ledger: Ledger, agent: Agent, dry_run: bool) -> State[Any]:
+async def _tick(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease) -> State[Any]:
     log, began, started = get_run_logger(), time.time(), time.monotonic()
     new, unreadable = await _poll(ledger, agent)
     for why in unreadable:
         log.warning("Not readable, left where it is: %s", why)
+    await collect(ledger, agent.name, log)  # first: what has ended leaves room to those who wait for money
     if await ledger.read("see who waits for money", lambda c: short_of_money(c, agent.name)):
         back = partial(reopen, agent=agent.name, limits_of=lambda case: limits(agent, case))
         if count := await ledger.write("give back who waited for money", back):
             log.info("%d case(s) that waited for money go on", count)
+    chosen = agent.skills[0] if len(agent.skills) == 1 else DECIDE
     while waiting := await ledger.read("see what is undecided", lambda c: undecided(c, agent.name, CHUNK)):
-        await ledger.write("decide", partial(decide, ids=[one.id for one in waiting], skill=agent.skills[0]))
-    worked = 0
-    tried: set[CaseId] = set()
+        await ledger.write("decide", partial(decide, ids=[one.id for one in waiting], skill=chosen))
+    tried: set[tuple[CaseId, str]] = set()
     while batch := await ledger.read("see what is ready", lambda c: ready(c, agent.name, agent.batch)):
         by_skill: dict[str, list[CaseId]] = defaultdict(list)
         for case, skill in batch:
-            if case not in tried:
+            if (case, skill) not in tried:
                 by_skill[skill].append(case)
         if not by_skill:
             break  # what is left was tried in this tick; the next one tries again
         for skill, ids in by_skill.items():
             log.info("%d case(s) go to %s", len(ids), skill)
-            tried.update(ids)
-            worked += len(ids)
+            tried.update((case, skill) for case in ids)
             named = f"{skill}: {len(ids)} case(s) of {agent.name}{', rehearsal' if dry_run else ''}"
             with _server_answers():
                 await skill_flow(skill).with_options(flow_run_name=named)(cases=ids)
+    worked = len({case for case, _ in tried})
+    await submit(ledger, agent.name, lease, log)
     left = await ledger.read("count what is left", lambda c: counts(c, agent.name))
     summary = _summary(new, worked, left, dry_run)
     if not worked:

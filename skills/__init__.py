@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib
 import logging
@@ -28,15 +29,17 @@ from tasks.errors import (
     NotSent,
     Parked,
     StepRefused,
+    Unavailable,
     Unusable,
 )
 from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
-from tasks.ledger.calls import replayed
+from tasks.ledger.calls import forget_answers, replayed
 from tasks.ledger.cases import NotBegun, Work, begin, come_back, guard, hand_back, lanes, park, settle, try_later
 from tasks.ledger.effects import still_in_doubt
+from tasks.ledger.routing import send_on
 from tasks.model import PAID, ask
-from tasks.records import Case, CaseId, Outcome
+from tasks.records import Case, CaseId, Outcome, Routed
 from tasks.store import ONCE_PER_CASE, skill_in_hand
 from tasks.working import WORKING, Hand, policy
 
@@ -48,8 +51,10 @@ __all__ = [
     "HoldfastError",
     "Outcome",
     "Parked",
+    "Routed",
     "Unusable",
     "ask",
+    "describe",
     "each",
     "perform",
     "policy",
@@ -57,20 +62,47 @@ __all__ = [
 ]
 
 SKILLS = Path(__file__).parent
+SKILL_FILES = ("__init__.py", "SKILL.md")
 T = TypeVar("T")
-Worker = Callable[[Case], Awaitable[Outcome]]
+Worker = Callable[[Case], Awaitable[Outcome | Routed]]
 
 
 def catalogue() -> dict[str, Path]:
-    """Every skill there is: a module, or a package, in this room."""
+    """Every skill there is: a module, a package, or a folder with a SKILL.md, in this room."""
     found = [one for one in SKILLS.iterdir() if not one.name.startswith(("_", "."))]
-    return {one.stem: one for one in found if one.suffix == ".py" or (one / "__init__.py").is_file()}
+    return {
+        one.stem: one for one in found if one.suffix == ".py" or any((one / name).is_file() for name in SKILL_FILES)
+    }
+
+
+def _found(name: str) -> Path:
+    if name not in (known := catalogue()):
+        raise BadInput(f"No skill is called {name!r}. Skills here: {', '.join(sorted(known))}.")
+    return known[name]
+
+
+def _is_written_as_instructions(path: Path) -> bool:
+    return path.is_dir() and not (path / "__init__.py").is_file()
+
+
+def describe(name: str) -> str:
+    """What a skill is for, as whoever chooses among skills reads it: its description, or its module's docstring."""
+    path = _found(name)
+    if _is_written_as_instructions(path):
+        from tasks.instructions import read_instructions
+
+        return read_instructions(path).description
+    source = path if path.is_file() else path / "__init__.py"
+    return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or name
 
 
 def skill_flow(name: str) -> Flow[..., Coroutine[Any, Any, None]]:
-    """The flow of a skill: the one in its module that has its name. BadInput if there is none."""
-    if name not in catalogue():
-        raise BadInput(f"No skill is called {name!r}. Skills here: {', '.join(sorted(catalogue()))}.")
+    """The flow of a skill: that of its SKILL.md, or the one in its module that has its name. BadInput if none."""
+    path = _found(name)
+    if _is_written_as_instructions(path):
+        from skills._follow import flow_of
+
+        return flow_of(path)
     found = getattr(importlib.import_module(f"skills.{name}"), name, None)
     if not isinstance(found, Flow):
         raise BadInput(f"skills/{name} has no flow called {name}. Name the function under @flow like its module.")
@@ -183,11 +215,20 @@ class _Batch:
             self.log.warning("Case %s is %s, its effect did not leave: %s", case, state, reason)
         except (StepRefused, SystemExit, Exception) as why:  # a case that calls sys.exit() ends itself alone
             reason = f"{type(why).__name__}: {why}"[:1000]
+            # What was answered may be why it failed, unless there was no answer.
             state = await self._end(
-                f"hand case {case} back", hand, lambda c: hand_back(c, begun, reason, True, hand.replayed)
+                f"hand case {case} back",
+                hand,
+                lambda c: hand_back(c, begun, reason, True, hand.replayed),
+                ask_anew=not isinstance(why, Unavailable),
             )
             self.log.error("Case %s failed and is %s: %s", case, state, reason)
         else:
+            if isinstance(outcome, Routed):
+                on = partial(send_on, work=begun, to=outcome, replayed=hand.replayed)
+                await self._end(f"send case {case} on", hand, on, ask_anew=True)
+                self.log.info("Case %s goes to %s: %s", case, outcome.skill, outcome.why)
+                return
             done = partial(
                 settle,
                 work=begun,
@@ -197,23 +238,28 @@ class _Batch:
                 flow_run=self.flow_run,
                 replayed=hand.replayed,
             )
-            await self._end(f"settle case {case}", hand, done)
+            await self._end(f"settle case {case}", hand, done, ask_anew=True)
             self.log.info("Case %s: %s %s", case, outcome.kind, outcome.answer)
         finally:
             WORKING.reset(token)
 
-    async def _end(self, doing: str, hand: Hand, job: Callable[[Connection], T]) -> T:
-        """End the attempt, and book in the same transaction which model calls it did not have to pay again."""
+    async def _end(self, doing: str, hand: Hand, job: Callable[[Connection], T], ask_anew: bool = False) -> T:
+        """End the attempt, and book in the same transaction which model calls it did not have to pay again.
+
+        With `ask_anew` nobody gets an answer again that this attempt could not make a step of.
+        """
 
         def write(c: Connection) -> T:
             result = job(c)
             if hand.replayed_keys:
                 replayed(c, hand.work.case.id, hand.replayed_keys)
+            if ask_anew and hand.asking:
+                forget_answers(c, hand.work.case.id, hand.asking)
             return result
 
         return await self.ledger.write(doing, write)
 
-    async def _worked(self, begun: Work) -> Outcome:
+    async def _worked(self, begun: Work) -> Outcome | Routed:
         seconds = begun.agent.case_seconds
         with self.lease.on_time(begun.case.id, seconds):
             try:
@@ -223,7 +269,7 @@ class _Batch:
                 raise BadInput(
                     f"not finished within {seconds} s (the agent's case_seconds), or a call timed out"
                 ) from why
-        if not isinstance(outcome, Outcome):
+        if not isinstance(outcome, Outcome | Routed):
             raise BadInput(
                 f"{self.skill} returned {type(outcome).__name__}; the function given to each() returns an Outcome"
             )

@@ -7,9 +7,9 @@ from tasks.prices import NANO
 from tasks.records import Agent
 
 
-def day_limits(agent: Agent) -> list[Limit]:
-    """Limits of this agent for today, of all its cases together."""
-    budget, day = agent.budget, today()
+def day_limits(agent: Agent, day: str) -> list[Limit]:
+    """Limits of this agent for a UTC day, of all its cases together."""
+    budget = agent.budget
     found = [Limit(("agent", agent.name, day), _nano(budget.usd_per_day), budget.tokens_per_day)]
     found += [
         Limit(("skill", f"{agent.name}/{skill}", day), _nano(usd), None)
@@ -18,11 +18,11 @@ def day_limits(agent: Agent) -> list[Limit]:
     return [one for one in found if one.usd is not None or one.tokens is not None]
 
 
-def limits(agent: Agent, case: int) -> list[Limit]:
-    """Every limit that a call for this case is under."""
+def limits(agent: Agent, case: int, day: str = "") -> list[Limit]:
+    """Every limit that a call for this case is under on a UTC day, by default today."""
     budget = agent.budget
     own = Limit(("case", str(case), ""), _nano(budget.usd_per_case), budget.tokens_per_case)
-    return [*day_limits(agent), *([own] if own.usd is not None or own.tokens is not None else [])]
+    return [*day_limits(agent, day or today()), *([own] if own.usd is not None or own.tokens is not None else [])]
 
 
 def explain(short: Short, wanted: int) -> str:

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
-import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import anthropic
 from anthropic.types import Message
+from anthropic.types.messages import MessageBatchIndividualResponse
+from prefect.blocks.system import Secret
 from pydantic import BaseModel
 
 from tasks.budgets import explain, limits
 from tasks.errors import BadInput, BudgetReached, NotNow, Unavailable
-from tasks.ledger.calls import Call, Short, answered, failed, lost, reserve
+from tasks.ledger.calls import Call, Full, Kept, answered, failed, lost, reserve
+from tasks.ledger.later import Result
+from tasks.pacing import PATIENCE_SECONDS, call_ended, rest, rested, room_made
 from tasks.prices import prices
 from tasks.records import Usage
 from tasks.working import Hand, in_hand
 
 KEY = "ANTHROPIC_API_KEY"
+KEY_BLOCK = "anthropic-api-key"
 DEFAULT_MODEL = "claude-haiku-5-5"
 CALL_SECONDS = 300.0
 CONNECT_SECONDS = 10.0
 ROOM_SECONDS = 60.0  # while calls under way may turn out cheaper than what was set aside for them
-PATIENCE_SECONDS = 20.0  # a longer wait gives the case's place in the batch to another
-LONGEST_SECONDS = 3600.0  # a server that asks for more is asked again after this
 OVERHEAD_TOKENS = 2_000  # what the provider adds for tools and schemas, generously
 
 REMEDIES = {
@@ -40,6 +43,14 @@ REMEDIES = {
     403: "This key may not use that model or endpoint.",
     404: "Check the model's name (the agent's `models`) and ANTHROPIC_BASE_URL.",
     413: "The request is too large: shorten the knowledge or the case.",
+}
+STATUSES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
 }
 UNPAID = (408, 409, 429, 503, 529)
 
@@ -57,30 +68,36 @@ class Reply(NamedTuple):
         return "".join(str(block["text"]) for block in self.content if block.get("type") == "text")
 
 
-_shut_until: dict[str, float] = {}
-"""By model: the monotonic moment until which its server asked everybody in this process to wait."""
-
-
 def schema_of(output: type[BaseModel]) -> dict[str, Any]:
     """The schema that makes the provider answer in this shape; what it can not enforce is told in descriptions."""
     return anthropic.transform_schema(output)
 
 
 # Connections belong to an event loop, and go with it.
-_ended: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Condition] = WeakKeyDictionary()
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, anthropic.AsyncAnthropic] = WeakKeyDictionary()
 
 
-def client() -> anthropic.AsyncAnthropic:
-    """The SDK's client for this event loop; BadInput if there is no key."""
-    if not (os.environ.get(KEY) or os.environ.get("ANTHROPIC_AUTH_TOKEN")):
-        raise BadInput(f"There is no key for Claude. Put one into {KEY}, or leave the agent's `models` empty.")
+async def client() -> anthropic.AsyncAnthropic:
+    """The SDK's client for this event loop; BadInput if there is no key in the environment or the Secret block."""
     loop = asyncio.get_running_loop()
     if loop not in _clients:
+        given = bool(os.environ.get(KEY) or os.environ.get("ANTHROPIC_AUTH_TOKEN"))
+        key = None if given else await _key_of_block()
         # Retries are Prefect's: the SDK would sleep in this process for as long as a server says.
         timeout = anthropic.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
-        _clients[loop] = anthropic.AsyncAnthropic(max_retries=0, timeout=timeout)
+        _clients[loop] = anthropic.AsyncAnthropic(api_key=key, max_retries=0, timeout=timeout)
     return _clients[loop]
+
+
+async def _key_of_block() -> str:
+    try:
+        found: Secret[str] = await Secret.aload(KEY_BLOCK)
+    except ValueError as why:
+        raise BadInput(
+            f"There is no key for Claude. Put one into {KEY} or into a Secret block named {KEY_BLOCK!r}, or leave the "
+            "agent's `models` empty."
+        ) from why
+    return str(found.get())
 
 
 def models_for(hand: Hand, step: str) -> Sequence[str]:
@@ -99,6 +116,7 @@ async def respond(step: str, key: str, max_tokens: int, request: Mapping[str, An
     BadInput with the remedy where it is not.
     """
     hand, why = in_hand("ask a model"), ""
+    hand.asking.add(key)
     for model in models_for(hand, step):
         try:
             return await _one(hand, step, key, model, max_tokens, request)
@@ -108,30 +126,52 @@ async def respond(step: str, key: str, max_tokens: int, request: Mapping[str, An
 
 
 async def _one(hand: Hand, step: str, key: str, model: str, max_tokens: int, request: Mapping[str, Any]) -> Reply:
-    await _wait_for(model)
-    # A token is at least one byte, so this can not be too low.
-    bound = len(json.dumps(request, ensure_ascii=False).encode()) + OVERHEAD_TOKENS
-    usd = prices().at_most(model, bound, max_tokens)
-    call = Call(step, key, hand.skill, hand.version, hand.lease.holder, model, usd, bound + max_tokens)
+    await rested(model)
+    call = call_for(hand, step, key, model, max_tokens, request)
     work, ledger = hand.work, hand.ledger
-    given: dict[str, Any] = {"work": work, "call": call, "limits": limits(work.agent, work.case.id)}
+    given: dict[str, Any] = {"work": work, "call": call, "limits_of": partial(limits, work.agent, work.case.id)}
     until = time.monotonic() + ROOM_SECONDS
-    while isinstance(number := await ledger.write(f"set money aside for {step}", partial(reserve, **given)), Short):
+    while not isinstance(number := await ledger.write(f"set money aside for {step}", partial(reserve, **given)), int):
+        if isinstance(number, Kept):
+            return reply_of(number.model, number.reply)
+        if isinstance(number, Full):
+            if number.seconds > PATIENCE_SECONDS or time.monotonic() > until:
+                raise NotNow(f"{model} has no room in this minute (HOLDFAST_RATES, prices.toml)", number.seconds)
+            await room_made(number.seconds, 1.3 * number.seconds)
+            continue
         if not number.soon or time.monotonic() > until:
             wanted = call.usd if number.unit == "usd" else call.tokens
             raise BudgetReached(explain(number, wanted), call.usd, call.tokens)
-        await _room_made()
+        await room_made(2, 6)
     try:
         return await _made(hand, number, step, model, max_tokens, request)
     finally:
-        await _call_ended()
+        await call_ended()
+
+
+def call_for(
+    hand: Hand, step: str, key: str, model: str, max_tokens: int, request: Mapping[str, Any], batch: bool = False
+) -> Call:
+    """A call and the most that it can cost; BadInput for a model without a price."""
+    # A token is at least one byte, so this can not be too low.
+    bound = len(json.dumps(request, ensure_ascii=False).encode()) + OVERHEAD_TOKENS
+    usd, tokens = prices().at_most(model, bound, max_tokens, batch), bound + max_tokens
+    holder = "" if batch else hand.lease.holder  # a batch goes on when the process that asked for it ends
+    own = (hand.skill, hand.version, holder, model)
+    asked = "" if batch else digest(max_tokens, request)
+    return Call(step, key, *own, usd, tokens, batch, _account(), prices().rate(model), asked)
+
+
+def digest(*asked: Any) -> str:
+    """The same for the same question, and for no other."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 async def _made(hand: Hand, entry: int, step: str, model: str, max_tokens: int, request: Mapping[str, Any]) -> Reply:
     """Make the call and book what became of it."""
     ledger = hand.ledger
     try:
-        message: Message = await client().messages.create(model=model, max_tokens=max_tokens, **request)
+        message: Message = await (await client()).messages.create(model=model, max_tokens=max_tokens, **request)
     except anthropic.APIStatusError as why:
         told = f"{why.status_code} {getattr(why, 'type', '') or ''}: {why.message}"
         await ledger.write(f"end the call for {step}", lambda c: failed(c, entry, told))
@@ -148,29 +188,56 @@ async def _made(hand: Hand, entry: int, step: str, model: str, max_tokens: int, 
     return await _booked(hand, entry, model, message, step)
 
 
-async def _room_made() -> None:
-    """Wait until a call of this process ended, or for a moment: others may make room too."""
-    async with (condition := _condition()):
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(condition.wait(), random.uniform(2, 6))  # noqa: S311 (no secret)
-
-
-async def _call_ended() -> None:
-    async with (condition := _condition()):
-        # Not all who wait: each of them writes to the ledger to see whether there is room for it.
-        condition.notify(2)
-
-
-def _condition() -> asyncio.Condition:
-    return _ended.setdefault(asyncio.get_running_loop(), asyncio.Condition())
+def _account() -> str:
+    """Names a key without telling it: no limit is shared by two of them."""
+    key = os.environ.get(KEY) or os.environ.get("ANTHROPIC_AUTH_TOKEN") or ""
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 async def _booked(hand: Hand, number: int, model: str, message: Message, step: str) -> Reply:
-    used = _used(message)
+    used, kept = _used(message), _kept(message)
     usd, saved = prices().cost(model, used), prices().saved_by_cache(model, used)
-    await hand.ledger.write(f"book the call for {step}", lambda c: answered(c, number, message.id, used, usd, saved))
+    book = partial(answered, number=number, response=message.id, used=used, usd=usd, saved_by_cache=saved, reply=kept)
+    await hand.ledger.write(f"book the call for {step}", book)
+    return reply_of(model, kept)
+
+
+def _kept(message: Message) -> str:
     content = [block.model_dump(mode="json", exclude_none=True) for block in message.content]
-    return Reply(model, content, message.stop_reason or "", used)
+    return json.dumps({"content": content, "stop": message.stop_reason or "", "used": _used(message).model_dump()})
+
+
+def reply_of(model: str, kept: str) -> Reply:
+    """An answer as the ledger keeps it."""
+    told = json.loads(kept)
+    return Reply(model, told["content"], told["stop"], Usage.model_validate(told["used"]))
+
+
+def result_of(line: MessageBatchIndividualResponse) -> Result:
+    """One line of a batch's results, as the ledger books it."""
+    name, found = line.custom_id, line.result
+    if found.type == "succeeded":
+        return Result(name, found.message.id, _kept(found.message), _used(found.message), 200, "")
+    if found.type == "errored":
+        told = found.error.error
+        return Result(name, "", "", Usage(), STATUSES.get(told.type, 500), f"{told.type}: {told.message}")
+    return Result(name, "", "", Usage(), 0, f"it is {found.type}")
+
+
+@contextlib.contextmanager
+def told(whom: str) -> Iterator[None]:
+    """Turn the SDK's errors into ours: Unavailable and NotNow, or BadInput with the remedy."""
+    try:
+        yield
+    except anthropic.APIStatusError as why:
+        raise _what_to_do(whom, why) from why
+    except anthropic.APIConnectionError as why:
+        raise Unavailable(f"{whom} did not answer ({type(why).__name__}: {why})") from why
+
+
+def status_of(why: Exception) -> int:
+    """The HTTP status behind an error that `told` made; 0 if there was no answer."""
+    return int(getattr(why.__cause__, "status_code", 0))
 
 
 def _used(message: Message) -> Usage:
@@ -186,23 +253,12 @@ def _used(message: Message) -> Usage:
     )
 
 
-async def _wait_for(model: str) -> None:
-    """Keep to what a server asked for, a little apart from the others who wait for it too."""
-    left = _shut_until.get(model, 0.0) - time.monotonic()
-    if left > PATIENCE_SECONDS:
-        raise NotNow(f"{model} asked for {left:.0f} s of rest", left)
-    if left > 0:
-        await asyncio.sleep(left * random.uniform(1.0, 1.3))  # noqa: S311 (no secret)
-
-
 def _what_to_do(model: str, why: anthropic.APIStatusError) -> Exception:
     status = why.status_code
     if status in UNPAID or status >= 500:
-        rest = min(_retry_after(why), LONGEST_SECONDS)
-        if rest:
-            _shut_until[model] = max(_shut_until.get(model, 0.0), time.monotonic() + rest)
-        if rest > PATIENCE_SECONDS:
-            return NotNow(f"{model} answered {status} and asked for {rest:.0f} s of rest", rest)
+        seconds = rest(model, _retry_after(why))
+        if seconds > PATIENCE_SECONDS:
+            return NotNow(f"{model} answered {status} and asked for {seconds:.0f} s of rest", seconds)
         return Unavailable(f"{model} answered {status}: {why.message}")
     remedy = REMEDIES.get(status, "Its message says what is wrong.")
     return BadInput(f"{model} refused the request with {status} ({why.message}). {remedy} Request {why.request_id}.")

@@ -15,6 +15,11 @@ def home() -> Path:
     return Path(os.environ.get("HOLDFAST_HOME") or PROJECT / ".holdfast").absolute()
 
 
+def taught() -> Path:
+    """A file that is touched whenever what skills were taught changes: processes that learnt before look at it."""
+    return home() / "taught"
+
+
 def folder_of(url: str) -> Path:
     """The folder a `maildir:` URL names; a relative one lies in the house's own folder."""
     path = url.partition(":")[2]

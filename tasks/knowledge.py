@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from tasks import offline
 from tasks.errors import BadInput
 from tasks.records import Record
+from tasks.redaction import redact
 
 SHOWN = 3  # examples of each intent that a model is shown
 
@@ -47,16 +48,28 @@ class Knowledge(Record):
 
     @cached_property
     def shown(self) -> str:
-        """What a model reads of it: every answer, with a few of its examples; the same text for the same knowledge."""
+        """What a model reads of it: every answer, with a few of its examples; the same text for the same knowledge.
+
+        Examples are what customers wrote, so nothing private of theirs is shown, whatever an agent lets pass.
+        """
         entries = [
-            {"intent": one.intent, "title": one.title, "answer": one.answer, "examples": one.examples[:SHOWN]}
+            {"intent": one.intent, "title": one.title, "answer": one.answer, "examples": _shown(one)}
             for one in self.entries
         ]
         return json.dumps({"company": self.company, "entries": entries}, ensure_ascii=False)
 
     @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """All that can be quoted of it."""
+        return tuple(text for one in self.entries for text in (one.title, one.answer, *one.examples))
+
+    @cached_property
     def digest(self) -> str:
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+def _shown(entry: Entry) -> list[str]:
+    return [redact(one) for one in entry.examples[:SHOWN]]
 
 
 def read_knowledge(path: Path) -> Knowledge:

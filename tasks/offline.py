@@ -9,8 +9,9 @@ import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,7 +87,8 @@ def gist(text: str) -> str:
     return "\n".join(kept)
 
 
-def digest_of(examples: Iterable[Example], unrelated: Iterable[str] = ()) -> str:
+@lru_cache(maxsize=8)  # thousands of examples are the same for every case
+def digest_of(examples: tuple[Example, ...], unrelated: tuple[str, ...] = ()) -> str:
     """Hex digest of what a memory is made of; the order in which it was handed over does not count."""
     known = sorted((one.source, one.label, one.text) for one in examples)
     return hashlib.sha256(json.dumps([RECIPE, known, sorted(unrelated)]).encode()).hexdigest()
@@ -236,7 +238,7 @@ class Memory:
 
 def train(examples: Sequence[Example], unrelated: Sequence[str] = ()) -> Memory:
     """Learns the examples and, on parts of them held back in turn, how far its own certainty can be trusted."""
-    digest = digest_of(examples, unrelated)
+    digest = digest_of(tuple(examples), tuple(unrelated))
     told = [*examples, *(Example(one, UNKNOWN, "unrelated") for one in unrelated)]
     # A text that stands in two folds would be recognised rather than understood, and trusted too much.
     once = {(one.label, gist(one.text).casefold()): one for one in sorted(told, key=lambda one: (one[1:], one[0]))}
@@ -279,12 +281,12 @@ def learn(examples: Sequence[Example], unrelated: Sequence[str] = ()) -> None:
     trained: Future[Memory] = Future()
     trained.set_result(train(tuple(examples), tuple(unrelated)))
     with _lock:
-        _trained[digest_of(examples, unrelated)] = trained
+        _trained[digest_of(tuple(examples), tuple(unrelated))] = trained
 
 
 async def memory(examples: Sequence[Example], unrelated: Sequence[str] = ()) -> Memory:
     """The memory of this content, trained once in this process beside the event loop, however many ask at once."""
-    digest = await asyncio.to_thread(digest_of, examples, unrelated)
+    digest = await asyncio.to_thread(digest_of, tuple(examples), tuple(unrelated))
     with _lock:
         found = _trained.get(digest)
         # A failed training is not kept, so that the next one who asks tries again.

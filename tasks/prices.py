@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from tasks.errors import BadInput
-from tasks.records import Record, Usage
+from tasks.records import Rate, Record, Usage
 
 TABLE = Path(__file__).with_name("prices.toml")
 NANO = 1_000_000_000
@@ -27,8 +27,8 @@ class Above(Record):
     output: float = Field(ge=0)
 
 
-class Price(Record):
-    """USD for a million tokens of one model."""
+class Price(Rate):
+    """USD for a million tokens of one model, and what may be asked of it in a minute."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
@@ -54,6 +54,11 @@ class Prices(Record):
             f"No price is known for model {model!r}, so its spending could have no limit. Prices of {self.checked}: "
             f"{', '.join(sorted(self.models))}. Add it to a table named by HOLDFAST_PRICES."
         )
+
+    def rate(self, model: str) -> Rate:
+        """What may be asked of a model in a minute; BadInput as `of`, or if HOLDFAST_RATES can not be read."""
+        own = _rates(os.environ.get("HOLDFAST_RATES", ""))
+        return own.get(model) or own.get(model.rpartition("-")[0]) or self.of(model)
 
     def cost(self, model: str, used: Usage, batch: bool = False) -> int:
         """Nanodollars for what a response used."""
@@ -92,3 +97,20 @@ def _read(path: str) -> Prices:
         return Prices.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as why:
         raise BadInput(f"The price table {path} can not be used: {why}") from why
+
+
+@lru_cache(maxsize=4)
+def _rates(text: str) -> dict[str, Rate]:
+    found = {}
+    for one in filter(None, (part.strip() for part in text.split(","))):
+        model, _, both = one.partition("=")
+        requests, _, tokens = both.partition("/")
+        given = {"requests_per_minute": requests or None, "tokens_per_minute": tokens or None}
+        try:
+            found[model] = Rate.model_validate(given)
+        except ValidationError as why:
+            raise BadInput(
+                f"HOLDFAST_RATES has {one!r}. Write MODEL=REQUESTS/TOKENS of a minute, either may be left out, and a "
+                "comma between two: claude-haiku-5-5=50/40000,claude-opus-5-5=5/"
+            ) from why
+    return found

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -15,6 +15,9 @@ CaseId = int
 
 EffectKind = str
 """What is done to the world, in one word: `reply`, `hand_over`, `page` ..."""
+
+Private = Literal["card", "key", "address", "account", "phone"]
+"""What can be taken out of a text before a model provider reads it."""
 
 
 class Record(BaseModel):
@@ -130,6 +133,18 @@ class Usage(Record):
         return self.input_tokens + self.cache_write_5m + self.cache_write_1h + self.cache_read
 
 
+class Rate(Record):
+    """What a provider takes in a minute from one key for one model; None where that has no limit."""
+
+    requests_per_minute: int | None = Field(default=None, gt=0)
+    tokens_per_minute: int | None = Field(default=None, gt=0, description="Read without a cache, and written.")
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is anything to keep to."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
+
 class Outcome(Record):
     """What a skill concluded about a case."""
 
@@ -140,11 +155,19 @@ class Outcome(Record):
     note: str = Field(default="", description="One sentence for people.")
 
 
+class Routed(Record):
+    """Another skill shall work the case; nothing was concluded about it yet."""
+
+    skill: str
+    why: str = ""
+
+
 class Policy(Record):
     """What a case works under, pinned when it is first begun."""
 
     threshold: float = Field(default=0.6, ge=0, le=1)
     versions: Mapping[str, str] = Field(default_factory=dict)
+    lessons: int = Field(default=0, ge=0, description="The last one that it knows; none that came later.")
 
 
 class Budget(BaseModel):
@@ -209,4 +232,9 @@ class Agent(BaseModel):
     )
     budget: Budget = Field(
         default_factory=Budget, description="Limits on what models may cost.", json_schema_extra={"position": 10}
+    )
+    redact: list[Private] = Field(
+        default=list(get_args(Private)),
+        description="What is taken out of a text before a model provider reads it; the case itself keeps it.",
+        json_schema_extra={"position": 11},
     )

@@ -12,9 +12,9 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Crashed, Scheduled
 from sqlalchemy import Connection, Row, select
 
 from tasks import channels
@@ -50,7 +50,8 @@ async def repair_runs(
 
     `gone` are holders that were just found dead: their runs are looked at whatever Prefect says of them. `here` says
     that all of the server's runs are processes of this machine, so that one that is not here is over.
-    With `go_on`, each agent or skill that died at work is run again, once. Returns what happened, for people.
+    With `go_on`, each agent or skill that died at work is run again, once. Without it the house is being stopped and
+    nothing starts any more: a run that had not begun is handed back. Returns what happened, for people.
     """
     said = []
     async with get_client() as client:
@@ -62,7 +63,10 @@ async def repair_runs(
         for run in await _unended(client):
             if run.parent_task_run_id is not None or run.id in judged:
                 continue  # a subflow lives in its parent's process and ends with it
-            if death := await _death(ledger, run, here):
+            death = await _death(ledger, run, here, NEVER_SECONDS[here] if go_on or not here else 0.0)
+            if death and not (go_on or death.holder) and await _hand_back(client, run.id):
+                said.append(f"run {run.name!r} had not begun: it waits for the next start")
+            elif death:
                 said.append(await _bury(client, run, death, go_on))
         said += await _orphans(client)
     return said
@@ -84,8 +88,8 @@ async def _unended(client: PrefectClient) -> list[Any]:
     return found
 
 
-async def _death(ledger: Ledger, run: Any, here: bool) -> Death | None:
-    """Why a run is certainly over; None if it may be alive."""
+async def _death(ledger: Ledger, run: Any, here: bool, silent: float) -> Death | None:
+    """Why a run is certainly over; None if it may be alive, as one unheard of is for its first `silent` seconds."""
 
     def known(c: Connection) -> Sequence[Row[Any]]:
         return c.execute(select(holders).where(holders.c.flow_run == str(run.id)).order_by(holders.c.since)).all()
@@ -102,7 +106,7 @@ async def _death(ledger: Ledger, run: Any, here: bool) -> Death | None:
         return None
     age = (datetime.now(UTC) - run.state.timestamp).total_seconds()
     # The server's clock and this one may be an hour apart, so a time from tomorrow is no proof of youth either.
-    if abs(age) < NEVER_SECONDS[here]:
+    if abs(age) < silent:
         return None
     return Death("nobody has heard of its process", "")
 
@@ -110,13 +114,14 @@ async def _death(ledger: Ledger, run: Any, here: bool) -> Death | None:
 async def _bury(client: PrefectClient, run: Any, death: Death, go_on: bool) -> str:
     """Let Prefect show a dead run and its subflows as over, and start one run in its place."""
     family = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [run.id]}})
-    for one in [*await client.read_flow_runs(flow_run_filter=family), run]:
+    for one in await client.read_flow_runs(flow_run_filter=family):
         await _end(client, one.id, death.why)
+    died = await _end(client, run.id, death.why)
     said = f"{death.why}: run {run.name!r} is over"
     if not go_on or not death.holder or run.deployment_id is None:
         return said
     await asyncio.sleep(TRIGGER_SECONDS)
-    if other := await _on_its_way(client, run.deployment_id):
+    if other := await _on_its_way(client, run.deployment_id, died):
         return f"{said}, run {other!r} goes on"
     # The key makes one new run out of however many observers see the same death.
     new = await client.create_flow_run_from_deployment(
@@ -125,24 +130,42 @@ async def _bury(client: PrefectClient, run: Any, death: Death, go_on: bool) -> s
     return f"{said}, run {new.name!r} goes on"
 
 
-async def _on_its_way(client: PrefectClient, deployment: UUID) -> str:
-    """The run of a deployment that works now or is about to; '' if the next one is only planned."""
+async def _on_its_way(client: PrefectClient, deployment: UUID, died: datetime) -> str:
+    """The run of a deployment that is about to work, or began after the death; '' if the next one is only planned."""
     soon = datetime.now(UTC) + timedelta(seconds=2)
     states = {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}
     found = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment]}, "state": states})
     for one in await client.read_flow_runs(flow_run_filter=found):
-        if one.state_type != StateType.SCHEDULED or (one.expected_start_time and one.expected_start_time <= soon):
+        if one.state_type == StateType.RUNNING:
+            # One that began before may have found the dead at work, and be about to end without having done anything.
+            coming = one.start_time is not None and one.start_time > died
+        else:
+            coming = one.state_type == StateType.PENDING or (one.expected_start_time or soon) <= soon
+        if coming:
             return str(one.name)
     return ""
 
 
-async def _end(client: PrefectClient, run_id: UUID, why: str) -> None:
+async def _hand_back(client: PrefectClient, run_id: UUID) -> bool:
+    """Let a run that a worker had claimed and not started be claimed again; False if it is something else."""
+    run = await client.read_flow_run(run_id)
+    if run.state is None or not run.state.is_pending():
+        return False
+    again: State[Any] = Scheduled(message="It had not begun when the house was stopped.")
+    await client.set_flow_run_state(run_id, again, force=True)
+    return True
+
+
+async def _end(client: PrefectClient, run_id: UUID, why: str) -> datetime:
+    """Show a run as over; when it ended, by the server's clock."""
     # Read again after the proof: a run that ended well in between must not be called crashed.
     run = await client.read_flow_run(run_id)
-    if run.state is None or run.state.is_final():
-        return
-    made = Cancelled if run.state.is_cancelling() else Crashed
-    await client.set_flow_run_state(run_id, made(message=f"{why[0].upper()}{why[1:]}."), force=True)
+    if run.state is not None and run.state.is_final():
+        return run.state.timestamp
+    made = Cancelled if run.state is not None and run.state.is_cancelling() else Crashed
+    over: State[Any] = made(message=f"{why[0].upper()}{why[1:]}.")
+    ended = await client.set_flow_run_state(run_id, over, force=True)
+    return (ended.state or over).timestamp
 
 
 async def _orphans(client: PrefectClient) -> list[str]:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
-from sqlalchemy import Connection, func, select
+from prefect.blocks.core import Block
+from prefect.settings import PREFECT_UI_URL
+from sqlalchemy import Connection, Row, func, select
 
+from tasks.errors import BadInput
+from tasks.figures import Figures
+from tasks.home import home
+from tasks.ledger.reviewed import Open, Window
 from tasks.ledger.spent import Spent
 from tasks.ledger.tables import attempts, cases, effects, outcomes, steps
 from tasks.prices import NANO
@@ -45,7 +52,7 @@ def worked_since(c: Connection, agent: str, since: float) -> list[dict[str, Any]
         table.append(
             {
                 "case": row.case,
-                "result": outcome.kind.replace("_", " ") if outcome else f"{row.how or 'in hand'}: {row.reason}"[:200],
+                "result": outcome.kind.replace("_", " ") if outcome else _unsettled(row),
                 "conclusion": outcome.answer if outcome else "",
                 "confidence": f"{outcome.confidence:.2f}" if outcome and outcome.confidence is not None else "",
                 "effect": out.get(row.case, ""),
@@ -55,6 +62,12 @@ def worked_since(c: Connection, agent: str, since: float) -> list[dict[str, Any]
             }
         )
     return table
+
+
+def _unsettled(row: Row[Any]) -> str:
+    if row.how == "sent on":
+        return f"sent on {row.why.partition(':')[0]}"  # the rest are a model's words about a customer's
+    return f"{row.how or 'in hand'}: {row.reason}"[:200]
 
 
 async def show_tick(agent: str, rows: list[dict[str, Any]], summary: str, unreadable: list[str]) -> None:
@@ -67,6 +80,53 @@ async def show_tick(agent: str, rows: list[dict[str, Any]], summary: str, unread
             key=f"unreadable-{agent}",
             markdown=f"# Not readable\n\nLeft where they are; every tick tries again.\n\n{lines}",
         )
+
+
+async def show_review(
+    found: Figures, window: Window, target: float, changes: Sequence[str], asked: Sequence[Open]
+) -> None:
+    """Leave a review's report and the list of what people shall look at, and both as files beside the ledger."""
+    from tasks import review_page  # its pictures take a second to import
+
+    drawn = review_page.pictures(found, target)
+    runs = f"{(PREFECT_UI_URL.value() or '').rstrip('/')}/runs/flow-run/"
+    text = review_page.markdown(found, window, target, changes, drawn, runs)
+    name = f"review-{window.agent}"
+    folder = home() / "reviews"
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, content in (("html", review_page.page(text, name)), ("csv", review_page.sheet(found))):
+        whole = folder / f".{name}.{ending}"
+        whole.write_text(content, encoding="utf-8")
+        whole.replace(folder / f"{name}.{ending}")  # whoever reads it never sees half of one
+    where = f"\nThe same as a page and as a sheet on the worker's machine: `{folder}/{name}.html` and `.csv`.\n"
+    await acreate_markdown_artifact(key=name[:100], markdown=text + where, description=f"Review of {window.agent}")
+    table = [
+        {
+            "case": f"[{one.case}]({runs}{one.flow_run})" if one.flow_run else str(one.case),
+            "week of": one.period,
+            "it": one.kind.replace("_", " "),
+            "conclusion": one.answer,
+            "confidence": "" if one.confidence is None else f"{one.confidence:.2f}",
+            "because of": one.because,
+            "skill": f"{one.skill} {one.version}",
+            "drawn with": f"{one.chance:.3f}",
+        }
+        for one in asked[:ROWS]
+    ]
+    told = (
+        f"{len(asked)} case(s) to look at. Was acting on its conclusion right, or would it have been? Say so with the "
+        "deployment `verdict`, or `python -m deployments verdict CASE --right` or `--wrong`; `why CASE` tells how."
+    )
+    await acreate_table_artifact(key=f"audits-{window.agent}"[:100], table=table, description=told)
+
+
+async def notify(block: str, subject: str, text: str) -> None:
+    """Tell people through a notification block of Prefect's, such as `slack-webhook/ops`; BadInput if there is none."""
+    try:
+        found: Any = await Block.aload(block)
+    except (ValueError, RuntimeError) as why:
+        raise BadInput(f"There is no notification block {block!r} ({why}). Make it under Blocks in the UI.") from why
+    await found.notify(text, subject=subject)
 
 
 async def show_spending(rows: list[Spent], days: int) -> str:

@@ -22,8 +22,10 @@ from prefect.serializers import JSONSerializer
 from prefect.settings import get_current_settings
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
+from sqlalchemy import Connection
 
 from tasks.errors import BadInput, Draining, Halt, StepRefused
+from tasks.ledger.calls import forget_answers
 from tasks.ledger.cases import guard
 from tasks.ledger.steps import store_step
 from tasks.records import Case
@@ -153,11 +155,16 @@ def _stored(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         result = await fn(*args, **kwargs)
         seconds = time.monotonic() - started
         content = _serialise(context.result_store, key, result, step, hand.work.case.id)
-        kept = await hand.ledger.write(
-            f"store step {step} of case {hand.work.case.id}",
-            lambda c: store_step(c, hand.work, key, step, content, seconds),
-        )
+
+        def store(c: Connection) -> bytes:
+            kept = store_step(c, hand.work, key, step, content, seconds)
+            if key in hand.asking:
+                forget_answers(c, hand.work.case.id, [key])
+            return kept
+
+        kept = await hand.ledger.write(f"store step {step} of case {hand.work.case.id}", store)
         hand.steps[key] = kept
+        hand.asking.discard(key)
         return result if kept == content else ResultRecord.deserialize(kept).result
 
     stored.stores = True  # type: ignore[attr-defined]

@@ -24,6 +24,8 @@ class Hand:
     flow_run: str
     steps: dict[str, bytes] = field(default_factory=dict)
     replayed_keys: list[str] = field(default_factory=list)
+    asking: set[str] = field(default_factory=set)
+    """Keys of steps that have asked a model and are not stored yet."""
 
     @property
     def replayed(self) -> int:

@@ -45,3 +45,20 @@ async def work(case: Case) -> Outcome:
 async def asking(cases: list[CaseId]) -> None:
     """Sort each mail and answer it."""
     await each(cases, work)
+
+
+@task(cache_policy=ONCE_PER_CASE, **AT_ONCE)
+async def misread(case: Case) -> Topic:
+    topic = await ask(Topic, "You sort mail. ", case=case)
+    raise ValueError(f"nothing is ready for {topic.name}")
+
+
+@flow(name="stumbling", version="1")
+async def stumbling(cases: list[CaseId]) -> None:
+    """Fail by what a model answered."""
+
+    async def work(case: Case) -> Outcome:
+        await misread(case)
+        return Outcome(kind="acted")
+
+    await each(cases, work)

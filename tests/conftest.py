@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+# Before Prefect is imported, also by what the tests start: nobody reads these logs on a server.
+os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+
 import pytest
 from sqlalchemy import Connection
 
 from tasks.ledger.agents import release_agent, take_agent
-from tasks.ledger.cases import decide, record
+from tasks.ledger.cases import record
 from tasks.ledger.database import Ledger, migrate
 from tasks.ledger.holders import leave, register
+from tasks.ledger.routing import decide
 from tasks.process import this_process
 from tasks.records import Agent, Arrival
 from tests.servers import INITDB, Postgres, free_port, prefect_server_in, wait_for
 
 PROJECT = Path(__file__).resolve().parents[1]
 __all__ = ["PROJECT", "arrival", "fill", "free_port", "wait_for"]
+
+
+LONGEST = (
+    "test_chaos",
+    "test_chaos_house",
+    "test_up",
+    "test_simulation",
+    "test_warm",
+    "test_budgets",
+    "test_conversation",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker begins one when the others are done."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda one: place.get(one.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def doorway(side: str, name: str) -> None:
 
 
 def patch() -> None:
-    submit, send = Ledger._submit, channels.send
+    submit, send = Ledger.submit, channels.send
 
     def submitting(self, doing, job):  # type: ignore[no-untyped-def]
         doorway("before", doing)
@@ -80,7 +80,7 @@ def patch() -> None:
         doorway("after", "send")
         return receipt
 
-    Ledger._submit, channels.send = submitting, sending  # type: ignore[method-assign]
+    Ledger.submit, channels.send = submitting, sending  # type: ignore[method-assign]
 
 
 def main() -> None:

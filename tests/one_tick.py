@@ -1,6 +1,11 @@
-"""One tick of the real agent on the inbox in HOLDFAST_HOME, in a process of its own with `one_run`'s doorways."""
+"""One tick of the real agent on the inbox in HOLDFAST_HOME, in a process of its own with `one_run`'s doorways.
+
+AGENT holds settings that differ from DESK, as JSON.
+"""
 
 import asyncio
+import json
+import os
 
 from flows.loop import agent_loop
 from tasks.ledger.database import the_ledger
@@ -18,7 +23,8 @@ DESK = {
 def main() -> None:
     the_ledger()
     patch()
-    asyncio.run(agent_loop(Agent.model_validate(DESK), dry_run=False))
+    agent = Agent.model_validate(DESK | json.loads(os.environ.get("AGENT", "{}")))
+    asyncio.run(agent_loop(agent, dry_run=False))
 
 
 if __name__ == "__main__":

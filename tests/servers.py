@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,21 +45,55 @@ def wait_for(condition: Callable[[], T], seconds: float, what: str) -> T:
     raise TimeoutError(f"{what} did not happen within {seconds} s")
 
 
+def with_tables(home: Path) -> Path:
+    """Give a Prefect server that is to live here its tables: to make them takes longer than all else of its start.
+
+    They are made once on this machine for each version of Prefect, which is not imported here: it reads its settings
+    then, and the forked level of the chaos suite makes them later.
+    """
+    made = Path(tempfile.gettempdir()) / f"holdfast-tests-prefect-{version('prefect')}-{os.getuid()}.db"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            with tempfile.TemporaryDirectory() as folder:
+                env = {**os.environ, "PREFECT_HOME": folder, "DO_NOT_TRACK": "1"}
+                env.pop("PREFECT_API_DATABASE_CONNECTION_URL", None)
+                command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+                subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+                shutil.copy(Path(folder) / "prefect.db", made.with_suffix(".new"))
+                made.with_suffix(".new").rename(made)
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copy(made, home / "prefect.db")
+    return home
+
+
+def thaw(process: Any) -> None:
+    """Let a process go on that has said that it stops itself: a SIGCONT from before it did would be lost."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", 60, "the freeze")
+    process.send_signal(signal.SIGCONT)
+
+
 @contextlib.contextmanager
-def prefect_server_in(home: Path) -> Iterator[str]:
-    """URL of the API of a server whose state is in `home`."""
-    port = free_port()
+def prefect_server_in(home: Path, port: int = 0) -> Iterator[str]:
+    """URL of the API of a server whose state is in `home`; on a free port, or the given one."""
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}/api"
+    if not (home / "prefect.db").exists():
+        with_tables(home)
     env = {
         **os.environ,
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
+        # Nobody asks this server what it recorded of task runs and events; the houses of other tests record both.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
         "PREFECT_API_URL": url,
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    log = (home / "server.log").open("w")
+    log = (home / "server.log").open("a")
     server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
 
     def healthy() -> bool:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +13,17 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import func, select, update
 
-from tasks import claude
+from tasks import claude, pacing
 from tasks.ledger.database import Ledger
+from tasks.ledger.spent import spent_between
 from tasks.ledger.tables import attempts, cases, model_calls, outcomes
 from tasks.model import show
 from tasks.prices import NANO
+from tests import forked
 from tests.asking import asking
 from tests.claude.log import paid_twice
 from tests.claude.running import Claude, claude_server_in
-from tests.conftest import PROJECT, arrival, fill, wait_for
+from tests.conftest import arrival, fill, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def desk(server: Claude, ledger: Ledger, prefect_server: str, monkeypatch: pytes
     server.log.unlink(missing_ok=True)
     server.stop()
     server.start()
-    claude._shut_until.clear()
+    pacing.shut_until.clear()
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-1234")
     monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
     monkeypatch.setenv("HOLDFAST_LEDGER", ledger.url)
@@ -137,6 +136,29 @@ def test_the_next_model_is_asked_where_the_first_is_overloaded(desk: Claude, led
     assert [one.model for one in desk.entries() if one.billed] == ["claude-haiku-5-5"] * 2
 
 
+def test_a_wrong_model_is_named_and_not_covered_up_by_the_next_one(
+    desk: Claude, ledger: Ledger, tmp_path: Path
+) -> None:
+    fill(ledger, tmp_path, [arrival(1)], models={"any": ["claude-sonnet-5-5", "claude-haiku-5-5"]})
+    desk.fail("404", model="claude-sonnet-5-5", times=None)
+    run(1)
+    state, errors, reason = case(ledger)
+    assert (state, errors) == ("open", 1) and "claude-sonnet-5-5 refused the request with 404" in reason
+    assert [(one.model, one.status) for one in desk.entries()] == [("claude-sonnet-5-5", 404)]
+
+
+@pytest.mark.parametrize("kind", ["invalid_json", "max_tokens"])
+def test_an_answer_that_could_not_be_used_is_shown_as_wasted_although_its_step_got_another(
+    desk: Claude, ledger: Ledger, tmp_path: Path, kind: str
+) -> None:
+    one_case_meets(desk, ledger, tmp_path, {"kind": kind})
+    assert calls(ledger) == [("sort", "answered"), *ASKED]
+    first = select(model_calls.c.spent).order_by(model_calls.c.id).limit(1)
+    paid = ledger.read_now("look", lambda c: c.execute(first).scalar_one())
+    rows = ledger.read_now("add up", lambda c: spent_between(c, 0, time.time() + 1))
+    assert {row.step.rpartition(".")[2]: row.wasted for row in rows} == {"sort": paid, "write": 0} and paid > 0
+
+
 def test_a_model_without_a_price_is_not_asked(desk: Claude, ledger: Ledger, tmp_path: Path) -> None:
     fill(ledger, tmp_path, [arrival(1)], models={"any": ["claude-unheard-of"]})
     run(1)
@@ -152,9 +174,8 @@ def test_the_second_case_is_read_with_the_first_ones_cache(desk: Claude, ledger:
     assert sum(row.saved_by_cache for row in rows) > 0
 
 
-def in_a_process(ids: range) -> subprocess.Popen[bytes]:
-    code = f"import asyncio\nfrom tests.asking import asking\nasyncio.run(asking(cases={list(ids)}))"
-    return subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, env=dict(os.environ))
+def in_a_process(ids: range) -> forked.Forked:
+    return forked.start(code=f"import asyncio\nfrom tests.asking import asking\nasyncio.run(asking(cases={list(ids)}))")
 
 
 def test_a_killed_process_leaves_no_finished_call_to_be_paid_again(
@@ -177,6 +198,21 @@ def test_a_killed_process_leaves_no_finished_call_to_be_paid_again(
     replays = ledger.read_now("look", lambda c: c.execute(select(func.sum(model_calls.c.replays))).scalar())
     again = ledger.read_now("look", lambda c: c.execute(select(func.sum(attempts.c.replayed))).scalar())
     assert replays == again > 0, "what the restart saved was not booked"
+
+
+def test_an_answer_that_fails_its_step_is_not_given_to_the_next_attempt(
+    desk: Claude, ledger: Ledger, tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    fill(ledger, tmp_path, [arrival(1)])
+    code = "import asyncio\nfrom tests.asking import stumbling\nasyncio.run(stumbling(cases=[1]))"
+    for tries in (1, 2):
+        ledger.write_now("no rest", lambda c: c.execute(update(cases).values(not_before=0)))
+        assert forked.start(code=code).wait(90) == 0
+        state, errors, reason = case(ledger)
+        assert (state, errors, len(desk.entries("message"))) == ("open", tries, tries), reason
+    kept = ledger.read_now("look", lambda c: c.execute(select(model_calls.c.reply)).scalars().all())
+    assert kept == ["", ""], "what nobody reads again stays in the ledger"
 
 
 def test_text_from_outside_can_not_end_its_tag() -> None:

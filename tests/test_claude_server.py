@@ -121,6 +121,21 @@ def test_a_prefix_is_not_written_twice_while_it_lives_and_not_read_when_it_is_ov
     assert ask(claude, said("late", system=system)).usage.cache_creation_input_tokens == 600
 
 
+def test_requests_that_come_together_do_not_read_what_none_of_them_has_written_yet(claude: Claude) -> None:
+    system = [{"type": "text", "text": "The rules for two. " * 100, "cache_control": {"type": "ephemeral"}}]
+    claude.fail("held", match="together", times=2)
+
+    async def both(client: AsyncAnthropic) -> list[Message]:
+        asked = [asyncio.create_task(client.messages.create(**said("together", system=system))) for _ in "12"]
+        await asyncio.to_thread(wait_for, lambda: len(claude.state()["in_flight"]) == 2, 20, "both requests")
+        claude.control(release=True)
+        return await asyncio.gather(*asked)
+
+    told = [one.usage for one in talk(claude, both)]
+    assert [(one.cache_creation_input_tokens, one.cache_read_input_tokens) for one in told] == [(475, 0)] * 2
+    assert ask(claude, said("after", system=system)).usage.cache_read_input_tokens == 475
+
+
 def test_a_growing_conversation_is_not_paid_from_its_beginning(claude: Claude) -> None:
     body = said("A long story. " * 50, cache_control={"type": "ephemeral", "ttl": "1h"})
     first = ask(claude, body)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,8 @@ from sqlalchemy import select, update
 
 from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases, effects, journal, steps
-from tests.conftest import PROJECT, arrival, fill
+from tests import forked
+from tests.conftest import arrival, fill
 
 
 class Desk:
@@ -34,16 +33,14 @@ class Desk:
         fill(self.ledger, self.folder, [arrival(1), arrival(2)], dry_run=dry_run)
 
     def run(self, *words: str, status: int = 0) -> str:
-        command = [sys.executable, "-m", "deployments", *words]
-        done = subprocess.run(command, env=self.env, cwd=PROJECT, capture_output=True, text=True, timeout=60)
-        said = done.stdout + done.stderr
+        done = forked.run("deployments", *words, env=self.env)
+        said = done.stdout
         assert done.returncode == status, said
         assert "Traceback" not in said
         return said
 
     def work(self) -> None:
-        command = [sys.executable, "-m", "tests.one_run", "1", "2"]
-        subprocess.run(command, env=self.env, cwd=PROJECT, check=True, capture_output=True, timeout=60)
+        forked.run("tests.one_run", "1", "2", env=self.env).check_returncode()
 
     def sent(self) -> int:
         return len(list((self.folder / "sent/new").glob("*"))) if (self.folder / "sent/new").exists() else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -26,6 +25,7 @@ from tasks.ledger.tables import cases
 from tasks.records import Agent
 from tests.conftest import PROJECT, arrival, fill, wait_for
 from tests.one_tick import DESK
+from tests.servers import thaw
 from tests.test_kills import CASES, Scene
 from tests.test_loop import CLEAR
 
@@ -86,7 +86,7 @@ def test_a_ledger_on_a_full_disk_stops_the_work_and_repeats_nothing_when_there_i
     wait_for(lambda: "STOP" in scene.log.read_text(), 60, "the doorway")
     before, finished = scene.lines(), scene.stored()
     disk.fill()
-    run.send_signal(signal.SIGCONT)
+    thaw(run)
     assert run.wait(110) != 0
     assert "database or disk is full" in errors(scene) and f"{disk.folder}/ledger.db; free space" in errors(scene)
     disk.free()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,9 @@ from sqlalchemy import select
 from deployments.supervisor import SETTINGS
 from tasks.ledger.database import Ledger
 from tasks.ledger.tables import agents, attempts, cases, holders
-from tests.conftest import PROJECT, wait_for
-from tests.servers import prefect_server_in
+from tests import forked
+from tests.conftest import wait_for
+from tests.servers import prefect_server_in, thaw
 from tests.test_kills import CASES, Scene
 from tests.test_loop import CLEAR, mails
 
@@ -25,10 +26,12 @@ IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "1", "PREFECT_API_REQUEST_TIMEOUT": "
 
 
 class Server:
-    """A Prefect server that a test hurts: the session's is frozen and thawed, one of its own is killed."""
+    """A Prefect server that a test hurts: the session's is frozen and thawed, one of its own is killed and replaced."""
 
-    def __init__(self, url: str, how: str) -> None:
-        self.url, self._how, port = url, how, url.split(":")[2].removesuffix("/api").encode()
+    def __init__(self, url: str, how: str, replace: Callable[[int], object] = bool) -> None:
+        self.url, self._how, self._replace = url, how, replace
+        port = url.split(":")[2].removesuffix("/api").encode()
+        self._port = int(port)
         commands = {path: path.read_bytes().split(b"\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
         groups = {os.getpgid(int(path.parts[2])) for path, words in commands.items() if port in words}
         assert len(groups) == 1
@@ -38,9 +41,11 @@ class Server:
         os.killpg(self._group, getattr(signal, f"SIG{self._how}"))
 
     def heal(self) -> None:
-        """Thaw it: Prefect would keep a process two minutes more, in order to send events to a server that hangs."""
+        """Bring it back: without it Prefect keeps a process up to 7 s for each event that was not sent."""
         if self._how == "STOP":
             os.killpg(self._group, signal.SIGCONT)
+        else:
+            self._replace(self._port)
 
 
 @pytest.fixture(params=["KILL", "STOP"])
@@ -54,11 +59,12 @@ def server(request: pytest.FixtureRequest, tmp_path: Path, prefect_server: str) 
         return
     home = tmp_path / "server"
     home.mkdir()
-    with prefect_server_in(home) as url:
-        yield Server(url, "KILL")
+    with contextlib.ExitStack() as servers:
+        url = servers.enter_context(prefect_server_in(home))
+        yield Server(url, "KILL", lambda port: servers.enter_context(prefect_server_in(home, port)))
 
 
-def frozen(scene: Scene, command: subprocess.Popen[bytes]) -> None:
+def frozen(scene: Scene, command: forked.Forked | subprocess.Popen[bytes]) -> None:
     try:
         wait_for(lambda: "STOP" in scene.log.read_text(), 60, "the doorway")
     except TimeoutError:
@@ -75,7 +81,7 @@ def test_a_server_that_is_gone_neither_stops_nor_repeats_the_batch_in_hand(
     run = scene.start("before:store step:3", "STOP")
     frozen(scene, run)
     server.hurt()
-    run.send_signal(signal.SIGCONT)
+    thaw(run)
     left = select(holders.c.id).where(holders.c.ended == "left", holders.c.flow_run != "")
     wait_for(lambda: ledger.read_now("look", lambda c: c.execute(left).all()), 60, "the end of the batch's lease")
     server.heal()
@@ -98,12 +104,11 @@ def test_a_tick_that_can_not_begin_its_batch_blames_no_case_and_the_next_one_goe
     log.touch()
     env = os.environ | IMPATIENT | {"HOLDFAST_LEDGER": ledger.url, "HOLDFAST_HOME": str(tmp_path)}
     env |= {"PRACTICE_LOG": str(log), "DO_NOT_TRACK": "1", "PREFECT_HOME": str(tmp_path / "prefect")}
-    command = [sys.executable, "-m", "tests.one_tick"]
     first = env | {"PREFECT_API_URL": server.url, "DOORWAY": "after:decide:1", "SIGNAL": "STOP"}
-    tick = subprocess.Popen(command, env=first, cwd=PROJECT, stdout=errors, stderr=errors)
+    tick = forked.start("tests.one_tick", env=first, output=errors)
     wait_for(lambda: "STOP" in log.read_text(), 60, "the doorway")
     server.hurt()
-    tick.send_signal(signal.SIGCONT)
+    thaw(tick)
 
     free = select(agents.c.name).where(agents.c.holder.is_(None))
     wait_for(lambda: ledger.read_now("look", lambda c: c.execute(free).all()), 60, "the end of the agent's lease")
@@ -116,7 +121,7 @@ def test_a_tick_that_can_not_begin_its_batch_blames_no_case_and_the_next_one_goe
     assert ledger.read_now("look", lambda c: c.execute(select(attempts)).all()) == []
     assert ledger.read_now("look", lambda c: c.execute(select(agents.c.holder, agents.c.fruitless)).one()) == (None, 0)
     later = env | {"PREFECT_API_URL": prefect_server}
-    assert subprocess.run(command, env=later, cwd=PROJECT, stdout=errors, stderr=errors, timeout=120).returncode == 0
+    forked.run("tests.one_tick", env=later).check_returncode()
     assert mails(tmp_path / "sent") == 1
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import event, insert
 
 from tasks.ledger.agents import at_work, release_agent, take_agent
-from tasks.ledger.cases import begin, counts, decide, lanes, ready, record, seen, settle, undecided
+from tasks.ledger.cases import begin, counts, lanes, ready, record, seen, settle
 from tasks.ledger.database import Ledger
 from tasks.ledger.effects import confirm, dispatching, in_doubt, intend
 from tasks.ledger.holders import Observer, alive, beat, leave, register
+from tasks.ledger.routing import decide, undecided
 from tasks.ledger.steps import store_step
 from tasks.ledger.tables import cases
 from tasks.process import this_process

@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 
 from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases, effects, steps
+from tests import forked
 from tests.conftest import PROJECT, arrival, fill, free_port, wait_for
 
 CASES = 4
@@ -43,11 +44,14 @@ class Scene:
 
     def start(
         self, doorway: str = "", how: str = "KILL", lease: str = "", prefix: tuple[str, ...] = ()
-    ) -> subprocess.Popen[bytes]:
-        command = [*prefix, sys.executable, "-m", "tests.one_run", *map(str, range(1, CASES + 1))]
+    ) -> forked.Forked | subprocess.Popen[bytes]:
+        run = ["tests.one_run", *map(str, range(1, CASES + 1))]
         env = {**self.env, "DOORWAY": doorway, "SIGNAL": how, "LEASE": lease}
-        errors = (self.box / "errors").open("a")
-        return subprocess.Popen(command, env=env, cwd=PROJECT, stdout=errors, stderr=errors)
+        with (self.box / "errors").open("a") as errors:
+            if not prefix:
+                return forked.start(*run, env=env, output=errors)
+            command = [*prefix, sys.executable, "-m", *run]
+            return subprocess.Popen(command, env=env, cwd=PROJECT, stdout=errors, stderr=errors)
 
     def lines(self) -> Counter[str]:
         return Counter(self.log.read_text().splitlines())
@@ -163,8 +167,8 @@ def test_a_mail_that_nobody_can_look_for_is_not_sent_again_until_a_person_says_s
         assert len(heard.mails) == CASES - (0 if sent else 1)
         row = ledger.read_now("look", lambda c: c.execute(select(cases).where(cases.c.state == "parked")).one())
         assert "look outside" in row.reason
-        command = [sys.executable, "-m", "deployments", "resolve", str(row.id), "--sent" if sent else "--not-sent"]
-        subprocess.run(command, env=scene.env, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+        words = ("deployments", "resolve", str(row.id), "--sent" if sent else "--not-sent")
+        forked.run(*words, env=scene.env).check_returncode()
         scene.finish()
         assert len(heard.mails) == CASES == len({message_from_bytes(one)["Message-ID"] for one in heard.mails})
     finally:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +14,13 @@ from tasks.ledger.cases import NotBegun, Work, begin
 from tasks.ledger.database import Ledger, migrate
 from tasks.ledger.steps import store_step
 from tasks.ledger.tables import cases, steps
-from tests.conftest import PROJECT, arrival, fill
+from tests import forked
+from tests.conftest import arrival, fill
 from tests.test_kills import CASES, Scene
 
 
 def command(scene: Scene, *words: str) -> None:
-    run = [sys.executable, "-m", "deployments", *words]
-    subprocess.run(run, env=scene.env, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    forked.run("deployments", *words, env=scene.env).check_returncode()
 
 
 @pytest.fixture
@@ -93,9 +91,12 @@ def test_an_older_ledger_counts_what_it_has_when_it_is_migrated(ledger: Ledger, 
     engine = create_engine(ledger.engine.url)
     with engine.begin() as c:
         c.execute(insert(steps), rows)
-        for newer in ("stored", "wants", "wants_tokens"):
+        c.execute(text("DROP INDEX cases_senders"))
+        for newer in ("stored", "wants", "wants_tokens", "sender"):
             c.execute(text(f"ALTER TABLE cases DROP COLUMN {newer}"))
-        c.execute(text("DROP TABLE spending"))
+        c.execute(text("DROP INDEX outcomes_of_agent"))
+        for newer in ("later", "batches", "rates", "spending", "lessons", "thresholds", "reviews", "audits"):
+            c.execute(text(f"DROP TABLE {newer}"))
         c.execute(text("UPDATE alembic_version SET version_num = '0002'"))
     engine.dispose()
     migrate(ledger)

@@ -168,8 +168,9 @@ def test_another_process_does_not_read_the_same_text_differently(learnt: Memory)
 
 def test_other_knowledge_never_hides_behind_the_same_digest(learnt: Memory) -> None:
     changed = [EXAMPLES[0]._replace(label="refund_status"), *EXAMPLES[1:]]
-    moved = offline.digest_of(EXAMPLES[1:], [*UNRELATED, EXAMPLES[0].text])
-    digests = {learnt.digest, offline.digest_of(changed, UNRELATED), offline.digest_of(EXAMPLES), moved}
+    moved = offline.digest_of(tuple(EXAMPLES[1:]), (*UNRELATED, EXAMPLES[0].text))
+    without = offline.digest_of(tuple(EXAMPLES))
+    digests = {learnt.digest, offline.digest_of(tuple(changed), tuple(UNRELATED)), without, moved}
     assert len(digests) == 4
 
 

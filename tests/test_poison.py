@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +16,10 @@ from tasks.ledger.database import Ledger
 from tasks.ledger.holders import Observer, register
 from tasks.ledger.tables import agents, attempts, cases, steps
 from tasks.process import this_process
-from tests.conftest import PROJECT, arrival, fill, wait_for
+from tests import forked
+from tests.conftest import arrival, fill, wait_for
 
-Start = Callable[..., subprocess.Popen[bytes]]
+Start = Callable[..., forked.Forked]
 
 
 @pytest.fixture
@@ -34,10 +33,9 @@ def start(ledger: Ledger, tmp_path: Path, prefect_server: str) -> Start:
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
 
-    def run(*ids: int, **more: str) -> subprocess.Popen[bytes]:
-        errors = (tmp_path / "errors").open("a")
-        command = [sys.executable, "-m", "tests.one_run", *map(str, ids)]
-        return subprocess.Popen(command, env=env | more, cwd=PROJECT, stdout=errors, stderr=errors)
+    def run(*ids: int, **more: str) -> forked.Forked:
+        with (tmp_path / "errors").open("a") as errors:
+            return forked.start("tests.one_run", *map(str, ids), env=env | more, output=errors)
 
     return run
 

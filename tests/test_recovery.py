@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling, Pending, Running
+from prefect.states import Cancelling, Crashed, Pending, Running
 from sqlalchemy import select, update
 
 from flows.loop import agent_loop
@@ -156,6 +156,44 @@ def test_a_run_that_nobody_started_does_not_stand_for_ever_and_is_not_looped(
         await repair_runs(ledger)
         assert (await shown.state(stuck), await shown.state(cancelling)) == ("Crashed", "Cancelled")
         assert "Scheduled" not in await shown.all() or (await shown.all()).count("Scheduled") == 1
+
+    asyncio.run(story())
+
+
+def test_a_run_that_a_stopped_worker_had_claimed_waits_for_the_next_start(server: str, ledger: Ledger) -> None:
+    async def story() -> None:
+        shown = Shown(ledger)
+        await shown.enter()
+        claimed = await shown.run(Pending(), None)
+        begun = await shown.run(Running(), None)
+        await repair_runs(ledger, here=True, go_on=False)
+        assert (await shown.state(claimed), await shown.state(begun)) == ("Scheduled", "Crashed")
+
+    asyncio.run(story())
+
+
+def test_a_run_that_met_the_dead_still_at_work_is_not_taken_for_one_that_goes_on(server: str, ledger: Ledger) -> None:
+    async def story() -> None:
+        shown = Shown(ledger)
+        await shown.enter()
+        await shown.run(Running(), GONE)
+        await shown.run(Running(), this_process())  # about to end, because another tick was at work when it looked
+        await repair_runs(ledger, await ledger.write("look", Observer().look(time.monotonic())))
+        assert sorted(await shown.all()) == ["Crashed", "Running", "Scheduled"]
+
+    asyncio.run(story())
+
+
+def test_a_run_that_began_after_a_death_is_the_one_that_goes_on(server: str, ledger: Ledger) -> None:
+    async def story() -> None:
+        shown = Shown(ledger)
+        await shown.enter()
+        dead = await shown.run(Running(), GONE)
+        async with get_client() as client:  # as Prefect's worker does, who sees the process end
+            await client.set_flow_run_state(uuid.UUID(dead), Crashed(), force=True)
+        await shown.run(Running(), this_process())
+        await repair_runs(ledger, await ledger.write("look", Observer().look(time.monotonic())))
+        assert sorted(await shown.all()) == ["Crashed", "Running"]
 
     asyncio.run(story())
 

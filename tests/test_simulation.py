@@ -17,8 +17,6 @@ from tests.simulation.planted import PLANTED
 from tests.simulation.stories import CHUNK, stage, tell
 
 SEED = 1  # `make simulate` plays many more
-# The others need thousands of stories: `python -m tests.simulation --bug NAME`.
-QUICKLY_FOUND = [plant for plant in PLANTED if plant.__name__.startswith(("an_intent", "a_lease", "an_attempt"))]
 
 
 @pytest.mark.timeout(600)
@@ -29,7 +27,7 @@ def test_no_interleaving_breaks_an_invariant() -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("plant", QUICKLY_FOUND, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
 def test_the_simulation_finds_that(plant) -> None:  # type: ignore[no-untyped-def]
     with stage(), plant():
         story = next(filter(None, (tell(CHUNK, SEED + number, shrink=False) for number in range(12))), "")

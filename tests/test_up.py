@@ -14,13 +14,17 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.supervisor import healthy
 from deployments.tickets import deliver, tickets
 from tests.conftest import PROJECT, free_port, wait_for
+from tests.servers import with_tables
 
 ALIVE = ("RUNNING", "PENDING", "CANCELLING")
+# `python -m deployments`, which asks its server ten times as often whether it is there.
+SOON = "from deployments import __main__, supervisor; supervisor.ASK_SECONDS = 1.0; __main__.main()"
 
 
 class Up:
@@ -32,30 +36,43 @@ class Up:
         self.env = {one: value for one, value in os.environ.items() if not one.startswith(("PREFECT_", "HOLDFAST_"))}
         self.env |= {"HOLDFAST_HOME": str(folder), "PYTHONUNBUFFERED": "1"}
         self.said = folder / "said"
-        deliver(tickets(1), folder / "inbox")
+        with_tables(folder / "prefect")
         self.process = self.start()
 
     def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "deployments", "up", "--port", str(self.port)]
+        command = [sys.executable, "-c", SOON, "up", "--port", str(self.port)]
         with self.said.open("wb") as said:
             self.process = subprocess.Popen(command, env=self.env, cwd=PROJECT, stdout=said, stderr=said)
         self.wait_to_hear("Up. Watch")
         return self.process
 
-    def wait_to_hear(self, words: str) -> None:
-        wait_for(lambda: words in self.said.read_text() or self.process.poll() is not None, 120, words)
+    def wait_to_hear(self, words: str, seconds: float = 120) -> None:
+        wait_for(lambda: words in self.said.read_text() or self.process.poll() is not None, seconds, words)
         assert words in self.said.read_text(), self.said.read_text()
+
+    def act(self) -> None:
+        """Let every tick act, heartbeats too: one that came first would rehearse the inbox and leave nothing to do."""
+
+        async def change() -> None:
+            async with get_client() as client:
+                found = await client.read_deployment_by_name("agent-loop/support")
+                live = DeploymentUpdate(parameters={**found.parameters, "dry_run": False})
+                await client.update_deployment(found.id, live)
+
+        with temporary_settings({PREFECT_API_URL: self.api}):
+            asyncio.run(change())
 
     def tick(self) -> None:
         async def ask() -> None:
             async with get_client() as client:
                 found = await client.read_deployment_by_name("agent-loop/support")
-                await client.create_flow_run_from_deployment(
-                    found.id, parameters={**found.parameters, "dry_run": False}
-                )
+                await client.create_flow_run_from_deployment(found.id)
 
         with temporary_settings({PREFECT_API_URL: self.api}):
             asyncio.run(ask())
+
+    def deliver(self) -> None:
+        deliver(tickets(1), self.folder / "inbox")
 
     def mails(self) -> int:
         return sum(len(list(self.folder.glob(f"{box}/new/*"))) for box in ("sent", "handover"))
@@ -73,7 +90,8 @@ class Up:
             return kept.execute(query, states).fetchall()
 
     def living(self) -> list[str]:
-        found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        oldest_first = ["ps", "-eo", "pid,args", "--sort=start_time"]
+        found = subprocess.run(oldest_first, capture_output=True, text=True, check=True).stdout
         ours = [line for line in found.splitlines() if "prefect" in line or "deployments." in line]
         return [line for line in ours if str(self.folder) in _environment(line.split()[0])]
 
@@ -103,6 +121,7 @@ def test_an_inbox_is_worked_on_the_heartbeat_although_nobody_asks(up: Up) -> Non
         with sqlite3.connect(up.folder / "ledger.db") as ledger:
             return int(ledger.execute("SELECT count(*) FROM cases WHERE state = 'settled'").fetchone()[0])
 
+    up.deliver()
     wait_for(lambda: (up.folder / "ledger.db").exists() and settled() == 47, 150, "a tick that nobody asked for")
     doctor = [sys.executable, "-m", "deployments", "doctor"]
     env = up.env | {"PREFECT_API_URL": up.api}
@@ -110,7 +129,7 @@ def test_an_inbox_is_worked_on_the_heartbeat_although_nobody_asks(up: Up) -> Non
     assert "is planned" not in said and "deployments: answer-ticket" in said, said
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_what_dies_is_started_again_and_down_leaves_nothing_behind(up: Up) -> None:
     words = {"server": "server start", "worker": "worker start", "warm": "deployments.warm"}
     # A forked run has the words of the warm process, and is younger.
@@ -119,12 +138,18 @@ def test_what_dies_is_started_again_and_down_leaves_nothing_behind(up: Up) -> No
         os.kill(int(children[name]), signal.SIGKILL)
         up.wait_to_hear(f"{name} died")
     wait_for(lambda: healthy(up.api), 60, "the server's return")
+    for server in [line.split()[0] for line in up.living() if words["server"] in line]:
+        os.kill(int(server), signal.SIGSTOP)
+    up.wait_to_hear("server did not answer", 240)  # a question that was under way has to run out first
+    wait_for(lambda: healthy(up.api), 60, "the return of a server that hung")
     second = subprocess.run(
         [sys.executable, "-m", "deployments", "up"], env=up.env, cwd=PROJECT, capture_output=True, text=True
     )
     assert second.returncode == 1 and "runs already" in second.stdout
+    up.act()
+    up.deliver()
     up.tick()
-    wait_for(lambda: up.mails() >= 3, 90, "the first mails after the restart")
+    wait_for(lambda: up.mails() >= 3, 180, "the first mails after the restart")
     up.process.terminate()  # what `down` sends; that one's own start takes as long as half the inbox
     assert up.process.wait(90) == 0
     assert up.shown(*ALIVE) == [] and up.living() == []
@@ -135,7 +160,7 @@ def test_what_dies_is_started_again_and_down_leaves_nothing_behind(up: Up) -> No
     assert set(states) <= {"open", "settled"} and states["settled"] == first, states
     up.start()
     up.tick()
-    wait_for(lambda: up.mails() == 47, 90, "the rest of the inbox")
+    wait_for(lambda: up.mails() == 47, 180, "the rest of the inbox")
     up.down()
     assert up.shown(*ALIVE) == [] and up.living() == []
     assert "Draining" in up.said.read_text()

@@ -11,11 +11,16 @@ from prefect import flow, task
 from skills import ONCE_PER_CASE, PAID, Case, CaseId, Outcome, Unusable, ask, each, perform, policy, reply_to
 from tasks.knowledge import Knowledge, read_knowledge
 from tasks.model import learn
-from tasks.records import Draft, Effect, Reading
+from tasks.offline import UNKNOWN
+from tasks.outgoing import against
+from tasks.records import Draft, Effect, Evidence, Reading
+from tasks.redaction import redact
+from tasks.working import in_hand
 
 KNOWLEDGE = Path(__file__).with_name("knowledge.json")
-LONGEST = 2500  # characters: a longer answer was not written for one customer
-SHORTEST = 20
+EVIDENCE = 5  # pieces that a reading may lean on
+QUOTED = 300  # characters of each
+SOURCE = re.compile(r"knowledge/([a-z0-9_]{1,60})(?:#\d{1,6})?")
 EXCERPT = 1500  # characters of the ticket that the person who takes over sees at once
 READ = """
 You read the mail of a company's support inbox. Say which of the intents in the knowledge base the mail is about, or
@@ -29,12 +34,6 @@ what this customer asked: no promise, fact, number, link or address that is not 
 alone (greeting and signature are added), in the customer's language. As sources name the entries (knowledge/INTENT)
 that you used.
 """
-PROMISES = re.compile(
-    r"\b(we guarantee|guaranteed? to|i promise|we promise|free of charge forever|full compensation|legally binding)\b",
-    re.I,
-)
-ADDRESS = re.compile(r"[\w.+-]+@([\w-]+(?:\.[\w-]+)+)")
-DIGITS = re.compile(r"(?:\d[ -]?){13,19}")
 
 
 @lru_cache(maxsize=1)
@@ -42,9 +41,13 @@ def _knowledge() -> Knowledge:
     return read_knowledge(KNOWLEDGE)
 
 
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
 def warm_up() -> None:
     """Learn the knowledge in the process that runs are forked from, so that no tick waits for it."""
-    learn(_knowledge())
+    learn(_knowledge(), "answer_ticket")
 
 
 @task(cache_policy=ONCE_PER_CASE, task_run_name="read case {case.id}", **PAID)
@@ -64,23 +67,8 @@ async def draft(case: Case, reading: Reading) -> Draft:
 @task(cache_policy=ONCE_PER_CASE, task_run_name="check case {case.id}")
 async def check(case: Case, written: Draft) -> list[str]:
     """What speaks against sending it; empty if nothing does."""
-    text, against = written.text, []
-    if not SHORTEST <= len(text) <= LONGEST:
-        against.append(f"it has {len(text)} characters")
-    if promise := PROMISES.search(text):
-        against.append(f"it promises ({promise.group(0)!r})")
-    own = {domain.lower() for entry in _knowledge().entries for domain in ADDRESS.findall(entry.answer)}
-    if any(domain.lower() not in own for domain in ADDRESS.findall(text)):
-        against.append("it shows an address")
-    if any(_is_card(number) for number in DIGITS.findall(text)):
-        against.append("it shows a card number")
-    return against
-
-
-def _is_card(number: str) -> bool:
-    digits = [int(one) for one in number if one.isdigit()][::-1]
-    doubled = [sum(divmod(2 * one, 10)) if place % 2 else one for place, one in enumerate(digits)]
-    return sum(doubled) % 10 == 0
+    approved = [entry.answer for entry in _knowledge().entries]
+    return against(written.text, approved=approved, prompt=(READ, WRITE))
 
 
 async def answer(case: Case) -> Outcome:
@@ -89,25 +77,44 @@ async def answer(case: Case) -> Outcome:
             kind="abstained", answer="automatic mail", note="Written by a program; answering makes mail loops."
         )
     try:
-        reading = await read(case)
+        reading = _grounded(case, await read(case))
     except Unusable as why:
-        return await hand_over(case, Reading(intent="unknown", confidence=0.0), str(why))
+        return await hand_over(case, Reading(intent=UNKNOWN, confidence=0.0), str(why))
     if reading.confidence < policy().threshold or reading.intent not in _knowledge().by_intent:
-        return await hand_over(case, reading, f"confidence {reading.confidence:.2f} is below {policy().threshold:.2f}")
+        below = f"confidence {reading.confidence:.2f} is below {policy().threshold:.2f}"
+        return await hand_over(case, reading, "it fits no intent" if reading.intent == UNKNOWN else below)
     if not case.sender:
         return await hand_over(case, reading, "the mail has no address that an answer could go to")
     try:
         written = await draft(case, reading)
     except Unusable as why:
         return await hand_over(case, reading, str(why))
-    if against := await check(case, written):
-        return await hand_over(case, reading, "the draft did not pass: " + ", ".join(against))
+    if reasons := await check(case, written):
+        return await hand_over(case, reading, "the draft did not pass: " + ", ".join(reasons))
     await perform(reply_to(case, written.text))
     return Outcome(kind="acted", answer=reading.intent, confidence=reading.confidence, evidence=reading.evidence)
 
 
+def _grounded(case: Case, reading: Reading) -> Reading:
+    """The reading without what a model can have been made to say: an intent nobody knows, quotes that stand nowhere."""
+    known = _knowledge()
+    told = _flat("\n".join((case.subject, case.text, *known.texts)))
+    kept: list[Evidence] = []
+    hidden = in_hand("read what a model says").work.agent.redact
+    seen = _flat(redact(f"{case.subject}\n{case.text}", hidden)) if reading.evidence else ""
+    for one in reading.evidence[:EVIDENCE]:
+        quote = _flat(one.text)[:QUOTED]
+        if quote and (quote in told or quote in seen):
+            named = SOURCE.fullmatch(one.source)
+            source = one.source if named and named[1] in known.by_intent else "the mail"
+            kept.append(Evidence(source=source, text=quote, weight=one.weight))
+    intent = reading.intent if reading.intent in known.by_intent else UNKNOWN
+    return Reading(intent=intent, confidence=reading.confidence, evidence=tuple(kept))
+
+
 async def hand_over(case: Case, reading: Reading, why: str) -> Outcome:
     """Give the case to a person, once, with what is known of it."""
+    why = _flat(redact(why))  # an error of a model's answer repeats what is in it
     leaning = "\n".join(f"  {one.weight:.2f}  {one.source}: {one.text}" for one in reading.evidence) or "  none"
     quoted = "\n".join(f"> {line}" for line in case.text[:EXCERPT].splitlines()) or "> (empty)"
     body = (

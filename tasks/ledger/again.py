@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, func, select, update
 
 from tasks.errors import BadInput
-from tasks.ledger.agents import note
-from tasks.ledger.calls import Place, today, top_up
+from tasks.ledger.calls import Place, forget_answers, today, top_up
 from tasks.ledger.effects import resolve_unknown
+from tasks.ledger.journal import note
 from tasks.ledger.tables import agents, cases, effects, outcomes, steps
 from tasks.prices import NANO
 from tasks.records import CaseId
@@ -47,11 +47,16 @@ def redo_rehearsed(c: Connection, since: float, who: str) -> list[CaseId]:
 
 def release(c: Connection, case: CaseId, who: str, why: str = "") -> bool:
     """Give a quarantined or parked case another chance, its finished steps kept; False if it is neither."""
-    waiting = (cases.c.id == case, cases.c.state.in_(("quarantined", "parked")))
-    if c.execute(update(cases).where(*waiting).values(_FRESH)).rowcount == 0:
+    if not _opened(c, case):
         return False
+    forget_answers(c, case)  # or a step that failed by what a model answered would fail by it again
     note(c, who, f"released: {why}" if why else "released", case=case)
     return True
+
+
+def _opened(c: Connection, case: CaseId) -> bool:
+    waiting = (cases.c.id == case, cases.c.state.in_(("quarantined", "parked")))
+    return c.execute(update(cases).where(*waiting).values(_FRESH)).rowcount == 1
 
 
 def add_to_limit(
@@ -77,5 +82,5 @@ def resolve(c: Connection, case: CaseId, sent: bool, who: str) -> int:
     settled = sum(resolve_unknown(c, key, sent, who) for key in c.execute(found).scalars().all())
     if settled:
         note(c, who, f"said that {settled} effect(s) {'were' if sent else 'were not'} sent", case=case)
-        release(c, case, who)
+        _opened(c, case)
     return settled

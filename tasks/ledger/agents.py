@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
+from sqlalchemy import Connection, Row, select, update
 
-from sqlalchemy import Connection, Row, insert, select, update
-
-from tasks.ledger.cases import insert_or_nothing
-from tasks.ledger.tables import agents, cases, holders, journal, unsettled
+from tasks.ledger.inserts import insert_or_nothing
+from tasks.ledger.journal import note
+from tasks.ledger.tables import agents, cases, holders, unsettled
 from tasks.records import Agent
 
 
@@ -76,8 +75,3 @@ def resume(c: Connection, name: str, who: str) -> bool:
 def all_agents(c: Connection) -> list[Row[tuple[object, ...]]]:
     """Every agent that ever ran a tick."""
     return list(c.execute(select(agents).order_by(agents.c.name)).all())
-
-
-def note(c: Connection, who: str, what: str, agent: str = "", case: int | None = None) -> None:
-    """Enter in the journal what a person or the recovery did."""
-    c.execute(insert(journal).values(at=time.time(), who=who, what=what, agent=agent, case=case))

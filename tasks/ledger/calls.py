@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
 
-from tasks.ledger.cases import Work, guard, insert_or_nothing
+from tasks.ledger.cases import Work, guard
+from tasks.ledger.inserts import insert_or_nothing
+from tasks.ledger.queues import later
+from tasks.ledger.rates import Want, let_through, seconds_until_room
 from tasks.ledger.tables import cases, model_calls, spending, unsettled
-from tasks.records import Usage
+from tasks.records import Rate, Usage
 
 CHEAPER = 10  # calls cost a fraction of what is set aside for them: so many times the room is given back to at once
 
@@ -41,6 +44,25 @@ class Call(NamedTuple):
     """Nanodollars."""
     tokens: int
     batch: bool = False
+    account: str = ""
+    """Whose minute it falls into: the beginning of the key's sha256."""
+    rate: Rate = Rate()
+    asked: str = ""
+    """Digest of all that is asked, whichever model gets it."""
+
+
+class Kept(NamedTuple):
+    """An answer that was paid for by a process that died before it could store the step."""
+
+    model: str
+    reply: str
+    """JSON."""
+
+
+class Full(NamedTuple):
+    """A call has to wait, because the minute of its model is full or another agent is to go first."""
+
+    seconds: float
 
 
 class Short(NamedTuple):
@@ -54,7 +76,12 @@ class Short(NamedTuple):
 
 
 def today() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d}"
+    return day_of(time.time())
+
+
+def day_of(moment: float) -> str:
+    """The UTC day of a moment in seconds since 1970."""
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d}"
 
 
 def places(agent: str, skill: str, case: int, day: str) -> list[Place]:
@@ -62,11 +89,21 @@ def places(agent: str, skill: str, case: int, day: str) -> list[Place]:
     return [("agent", agent, day), ("agent", agent, ""), ("case", str(case), ""), ("skill", f"{agent}/{skill}", day)]
 
 
-def reserve(c: Connection, work: Work, call: Call, limits: Sequence[Limit]) -> int | Short:
-    """Set a call's dearest price aside in every place; the call's number, or the limit that it would pass."""
+def reserve(
+    c: Connection, work: Work, call: Call, limits_of: Callable[[str], Sequence[Limit]]
+) -> int | Kept | Short | Full:
+    """Set a call's dearest price aside in every place; its number, or the limit that it would pass.
+
+    Nothing is set aside for a call that has to wait: others may have that money meanwhile; nor for one that was
+    answered before.
+    """
     guard(c, work.case.id, work.fence, f"ask a model for {call.step}")
-    limited = {one.place: one for one in limits}
-    day = today()
+    if call.asked and (kept := _taken_over(c, work, call)):
+        return kept
+    # One look at the clock: around midnight two could count it on one day under the limits of the other.
+    began = time.time()
+    day = day_of(began)
+    limited = {one.place: one for one in limits_of(day)}
     mine = places(work.case.agent, call.skill, work.case.id, day)
     for place in mine:
         row = _locked(c, place)
@@ -77,6 +114,10 @@ def reserve(c: Connection, work: Work, call: Call, limits: Sequence[Limit]) -> i
             ):
                 if most is not None and wanted > (left := most + more - used - open_):
                     return Short(limit, left, unit, soon=wanted <= left + open_)
+    want = Want(call.account, call.model, work.case.agent, call.tokens, call.rate)
+    governed = call.rate.limited and not call.batch
+    if governed and (seconds := seconds_until_room(c, want)):
+        return Full(seconds)
     _add(c, mine, usd_open=call.usd, tokens_open=call.tokens)
     values = dict(
         case=work.case.id,
@@ -92,12 +133,39 @@ def reserve(c: Connection, work: Work, call: Call, limits: Sequence[Limit]) -> i
         state="open",
         reserved=call.usd,
         reserved_tokens=call.tokens,
-        began=time.time(),
+        began=began,
+        asked=call.asked,
     )
-    return int(c.execute(insert(model_calls).values(values).returning(model_calls.c.id)).scalar_one())
+    number = int(c.execute(insert(model_calls).values(values).returning(model_calls.c.id)).scalar_one())
+    if governed:
+        let_through(c, want, number)
+    return number
 
 
-def answered(c: Connection, number: int, response: str, used: Usage, usd: int, saved_by_cache: int) -> bool:
+def _taken_over(c: Connection, work: Work, call: Call) -> Kept | None:
+    """The answer that another process got to this question for a step that it did not come to store."""
+    # Not this process's own: a step that asks the same question twice wants two answers.
+    same = (model_calls.c.asked == call.asked, model_calls.c.reply != "", model_calls.c.holder != call.holder)
+    found = select(model_calls).where(model_calls.c.case == work.case.id, model_calls.c.key == call.key, *same)
+    row = c.execute(found.order_by(model_calls.c.id).limit(1)).one_or_none()
+    if row is None:
+        return None
+    mine = dict(holder=call.holder, fence=work.fence, replays=model_calls.c.replays + 1)
+    c.execute(update(model_calls).where(model_calls.c.id == row.id).values(mine))
+    return Kept(row.model, row.reply)
+
+
+def forget_answers(c: Connection, case: int, keys: Collection[str] | None = None) -> None:
+    """Drop what models told a case, or these steps of it: they are stored, or shall ask anew."""
+    mine = [model_calls.c.case == case] if keys is None else [model_calls.c.case == case, model_calls.c.key.in_(keys)]
+    made = select(model_calls.c.id).where(*mine, model_calls.c.batch)
+    c.execute(delete(later).where(later.c.case == case, later.c.state == "answered", later.c.call.in_(made)))
+    c.execute(update(model_calls).where(*mine, model_calls.c.reply != "").values(reply=""))
+
+
+def answered(
+    c: Connection, number: int, response: str, used: Usage, usd: int, saved_by_cache: int, reply: str = ""
+) -> bool:
     """Book a response, once; False if it was booked before. A late one is booked too: it was paid."""
     row = c.execute(select(model_calls).where(model_calls.c.id == number).with_for_update()).one()
     booked = c.execute(select(model_calls.c.id).where(model_calls.c.response == response)).scalar()
@@ -116,6 +184,7 @@ def answered(c: Connection, number: int, response: str, used: Usage, usd: int, s
         saved_by_cache=saved_by_cache,
         ended=time.time(),
         why="",
+        reply=reply,
     )
     c.execute(update(model_calls).where(model_calls.c.id == number).values(values))
     return True
@@ -216,8 +285,7 @@ def _add(c: Connection, where: Iterable[Place], **amounts: int) -> None:
 
 def _close(c: Connection, row: Row[tuple[object, ...]], usd: int, tokens: int) -> None:
     """Move a call's money from set aside to spent, on the day on which it was set aside."""
-    began = f"{datetime.fromtimestamp(row.began, UTC):%Y-%m-%d}"
-    mine = places(row.agent, row.skill, row.case, began)
+    mine = places(row.agent, row.skill, row.case, day_of(row.began))
     if row.state == "lost":  # counted at its dearest until now
         _add(c, mine, usd=usd - row.reserved, tokens=tokens - row.reserved_tokens)
     else:

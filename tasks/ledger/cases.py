@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.sql.dml import Insert
 
 from tasks.errors import FenceLost
-from tasks.ledger.tables import agents, attempts, cases, holders, markers, outcomes, steps, unsettled
+from tasks.ledger.inserts import insert_or_nothing
+from tasks.ledger.lessons import newest as newest_lesson
+from tasks.ledger.tables import agents, asked_later, attempts, cases, holders, markers, outcomes, steps, unsettled
+from tasks.ledger.thresholds import threshold_of
 from tasks.records import Agent, Arrival, Case, CaseId, Outcome, Policy
 
 ERRORS = 3  # attempts in a row that end in an error, before the case is quarantined
@@ -46,18 +45,6 @@ class NotBegun(NamedTuple):
     why: str
 
 
-@lru_cache(maxsize=64)
-def _insert_or_nothing(dialect: str, table: object) -> Insert:
-    make = postgres_insert if dialect == "postgresql" else sqlite_insert
-    # Without the option SQLAlchemy says -1 for an INSERT on Postgres, whether a row was there or not.
-    return make(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)  # type: ignore[arg-type]
-
-
-def insert_or_nothing(c: Connection, table: object) -> Insert:
-    """An INSERT that leaves an existing row alone, on both databases."""
-    return _insert_or_nothing(c.dialect.name, table)
-
-
 def seen(c: Connection, source: str, names: Sequence[str]) -> set[str]:
     """Those of a source's markers that were recorded before."""
     found = select(markers.c.marker).where(markers.c.source == source, markers.c.marker.in_(names))
@@ -70,7 +57,7 @@ def record(c: Connection, agent: str, source: str, arrivals: Iterable[Arrival]) 
     for one in arrivals:
         body = one.model_dump(mode="json", exclude={"marker"})
         row: dict[str, object] = dict(agent=agent, source=source, key=one.key, thread=one.thread)
-        row |= dict(body=json.dumps(body), recorded=time.time())
+        row |= dict(body=json.dumps(body), recorded=time.time(), sender=one.sender)
         new += c.execute(insert_or_nothing(c, cases).values(row)).rowcount
         case = c.execute(select(cases.c.id).where(cases.c.source == source, cases.c.key == one.key)).scalar_one()
         c.execute(insert_or_nothing(c, markers).values(source=source, marker=one.marker, case=case))
@@ -82,21 +69,11 @@ def load(row: Row[tuple[object, ...]]) -> Case:
     return Case(id=row.id, agent=row.agent, source=row.source, **json.loads(str(row.body)))
 
 
-def undecided(c: Connection, agent: str, limit: int) -> list[Case]:
-    """Cases nobody has chosen a skill for yet, oldest first."""
-    found = select(cases).where(unsettled(), cases.c.agent == agent, cases.c.state == "open", cases.c.skill == "")
-    return [load(row) for row in c.execute(found.order_by(cases.c.id).limit(limit))]
-
-
-def decide(c: Connection, ids: Sequence[CaseId], skill: str) -> None:
-    """Choose the skill for cases that have none."""
-    c.execute(update(cases).where(cases.c.id.in_(ids), cases.c.skill == "").values(skill=skill))
-
-
 def ready(c: Connection, agent: str, limit: int) -> list[tuple[CaseId, str]]:
     """Cases that can be begun now, oldest first, with the skill that was decided; one per thread."""
     other, now = cases.alias("other"), time.time()
     far = now + LONGEST_BACKOFF  # nothing was ever told to wait so long: the clock was set back meanwhile
+    waits = other.c.not_before.between(now, far) | asked_later(other)
     held_up = and_(
         unsettled(other),
         other.c.source == cases.c.source,
@@ -105,14 +82,14 @@ def ready(c: Connection, agent: str, limit: int) -> list[tuple[CaseId, str]]:
         or_(
             other.c.state == "working",
             and_(other.c.id < cases.c.id, other.c.state == "parked"),
-            and_(other.c.id < cases.c.id, other.c.state == "open", other.c.not_before.between(now, far)),
+            and_(other.c.id < cases.c.id, other.c.state == "open", waits),
         ),
     )
     found = (
         select(cases.c.id, cases.c.skill)
         .where(unsettled(), cases.c.agent == agent, cases.c.state == "open")
         .where(cases.c.skill != "", ~cases.c.not_before.between(now, far))
-        .where(~exists().where(held_up))
+        .where(~exists().where(held_up), ~asked_later(cases))
         .order_by(cases.c.id)
         .limit(limit)
     )
@@ -183,12 +160,13 @@ def begin(
         c.execute(update(cases).where(cases.c.id == case).values(state="quarantined", reason=why))
         return NotBegun(case, f"it is quarantined: {why}")
     agent = Agent.model_validate_json(owner.settings)
-    # Thresholds and versions are pinned, so that a replay after a restart takes the same turns as before it.
-    policy = (
-        Policy.model_validate_json(row.policy)
-        if row.policy
-        else Policy(threshold=agent.threshold, versions={skill: version})
-    )
+    # Thresholds, versions and lessons are pinned, so that a replay after a restart takes the same turns as before it.
+    if row.policy:
+        policy = Policy.model_validate_json(row.policy)
+    else:
+        found, learnt = threshold_of(c, row.agent, skill), newest_lesson(c, row.agent, skill)
+        threshold = agent.threshold if found is None else found
+        policy = Policy(threshold=threshold, versions={skill: version}, lessons=learnt)
     fence = row.fence + 1
     values = dict(state="working", holder=holder, fence=fence, policy=policy.model_dump_json(), reason="", skill=skill)
     # More rows than were counted: a process of an older version stored them.
@@ -211,7 +189,8 @@ def guard(c: Connection, case: CaseId, fence: int, doing: str) -> None:
         raise FenceLost(case, fence, doing)
 
 
-def _end_attempt(c: Connection, case: CaseId, fence: int, how: str, why: str, replayed: int) -> None:
+def end_attempt(c: Connection, case: CaseId, fence: int, how: str, why: str, replayed: int) -> None:
+    """Say how an attempt ended."""
     values = dict(ended=time.time(), how=how, why=why, replayed=replayed)
     c.execute(update(attempts).where(attempts.c.case == case, attempts.c.fence == fence).values(values))
 
@@ -239,7 +218,7 @@ def settle(
     clear = dict(state="settled", holder=None, reason="", errors=0, deaths=0, suspect=False, not_before=0.0)
     c.execute(update(cases).where(cases.c.id == case).values(clear))
     c.execute(update(agents).where(agents.c.name == work.case.agent, agents.c.fruitless > 0).values(fruitless=0))
-    _end_attempt(c, case, work.fence, "settled", outcome.note, replayed)
+    end_attempt(c, case, work.fence, "settled", outcome.note, replayed)
 
 
 def park(c: Connection, work: Work, why: str, replayed: int = 0, wants: tuple[int, int] = (0, 0)) -> None:
@@ -247,7 +226,7 @@ def park(c: Connection, work: Work, why: str, replayed: int = 0, wants: tuple[in
     guard(c, work.case.id, work.fence, "park it")
     values = dict(state="parked", holder=None, reason=why, wants=wants[0], wants_tokens=wants[1])
     c.execute(update(cases).where(cases.c.id == work.case.id).values(values))
-    _end_attempt(c, work.case.id, work.fence, "parked", why, replayed)
+    end_attempt(c, work.case.id, work.fence, "parked", why, replayed)
 
 
 def hand_back(c: Connection, work: Work, why: str, error: bool, replayed: int = 0) -> str:
@@ -262,7 +241,7 @@ def hand_back(c: Connection, work: Work, why: str, error: bool, replayed: int = 
         .where(cases.c.id == case)
         .values(state=state, holder=None, reason=why, errors=errors, not_before=time.time() + wait if wait else 0.0)
     )
-    _end_attempt(c, case, work.fence, "error" if error else "returned", why, replayed)
+    end_attempt(c, case, work.fence, "error" if error else "returned", why, replayed)
     return state
 
 
@@ -274,7 +253,7 @@ def come_back(c: Connection, work: Work, why: str, seconds: float, replayed: int
     c.execute(
         update(cases).where(cases.c.id == case).values(state="open", holder=None, reason=why, not_before=not_before)
     )
-    _end_attempt(c, case, work.fence, "returned", why, replayed)
+    end_attempt(c, case, work.fence, "returned", why, replayed)
     return "open"
 
 
@@ -289,7 +268,7 @@ def try_later(c: Connection, work: Work, why: str, replayed: int = 0) -> str:
     wait = OUTSIDE_SECONDS[min(tries, len(OUTSIDE_SECONDS)) - 1]
     values = dict(state=state, holder=None, reason=why, not_before=time.time() + wait)
     c.execute(update(cases).where(cases.c.id == case).values(values))
-    _end_attempt(c, case, work.fence, "not sent", why, replayed)
+    end_attempt(c, case, work.fence, "not sent", why, replayed)
     return state
 
 

@@ -109,11 +109,11 @@ class Ledger:
 
     async def write(self, doing: str, job: Job[T]) -> T:
         """Run `job` in a transaction of the writer; LedgerLost if it was not committed, or if nobody can tell."""
-        return await asyncio.wrap_future(self._submit(doing, job))
+        return await asyncio.wrap_future(self.submit(doing, job))
 
     def write_now(self, doing: str, job: Job[T]) -> T:
         """As `write`, for threads and commands."""
-        return self._submit(doing, job).result()
+        return self.submit(doing, job).result()
 
     async def read(self, doing: str, job: Job[T]) -> T:
         """Run `job` on a snapshot, off the event loop."""
@@ -135,7 +135,8 @@ class Ledger:
         hint = next((way for symptom, way in WAYS_OUT.items() if symptom in text), "")
         return f"{text} ({address.database}{hint and '; ' + hint})"
 
-    def _submit(self, doing: str, job: Job[T]) -> Future[T]:
+    def submit(self, doing: str, job: Job[T]) -> Future[T]:
+        """As `write`, without waiting for it."""
         promise: Future[T] = Future()
         with self._starting:
             if self._writer is None or not self._writer.is_alive():

@@ -102,6 +102,12 @@ def unknown(c: Connection, key: str, why: str) -> None:
     c.execute(update(effects).where(*doubt).values(state="unknown", why=why))
 
 
+def kinds_done(c: Connection, case: int, rehearsed: bool) -> set[str]:
+    """Kinds of effects that a case has had, or would have had."""
+    state = "rehearsed" if rehearsed else "confirmed"
+    return set(c.execute(select(effects.c.kind).where(effects.c.case == case, effects.c.state == state)).scalars())
+
+
 def still_in_doubt(c: Connection, key: str) -> bool:
     """False if the effect was confirmed meanwhile."""
     return c.execute(select(effects.c.state).where(effects.c.key == key)).scalar() != "confirmed"

@@ -28,10 +28,11 @@ class Spent(NamedTuple):
     cache_read: int
     spent: int
     saved_by_replay: int
-    """What the replays of finished steps would have cost again."""
+    """What the replays of finished steps would have cost again, with their last answers alone."""
     saved_by_cache: int
     wasted: int
-    """Of `spent`: answers whose step never finished, because they could not be used or a kill came first."""
+    """Of `spent`: answers that no step kept: unusable ones, also of a step that then got another, and those that a kill
+    came too early for."""
     unknown: int
     """The most that calls may have cost of which nobody knows whether they were charged; not in `spent`."""
 
@@ -39,20 +40,24 @@ class Spent(NamedTuple):
 def spent_between(c: Connection, since: float, until: float) -> list[Spent]:
     """Sums over the calls that began in [since, until), seconds since 1970; the newest day first."""
     calls = model_calls.c
-    finished = exists().where(steps.c.case == calls.case, steps.c.key == calls.key)
     answered, lost = calls.state == "answered", calls.state == "lost"
+    # A step keeps the last answer of the attempt that stored it: what was asked before it in vain is wasted.
+    later = model_calls.alias("later").c
+    same = (later.case == calls.case, later.key == calls.key, later.fence == calls.fence, later.state == "answered")
+    kept_by = (steps.c.case == calls.case, steps.c.key == calls.key, steps.c.fence == calls.fence)
+    kept = answered & exists().where(*kept_by) & ~exists().where(*same, later.id > calls.id)
     day = cast(func.floor(calls.began / DAY), Integer)
     by = (calls.agent, calls.skill, calls.version, calls.step, calls.model, day.label("day"))
     total = [
         func.sum(case((answered, 1), else_=0)),
-        func.sum(calls.replays),
+        func.sum(case((kept, calls.replays), else_=0)),
         func.sum(calls.input_tokens + calls.cache_write),
         func.sum(calls.output_tokens),
         func.sum(calls.cache_read),
         func.sum(calls.spent),
-        func.sum(calls.replays * calls.spent),
+        func.sum(case((kept, calls.replays * calls.spent), else_=0)),
         func.sum(calls.saved_by_cache),
-        func.sum(case((answered & ~finished, calls.spent), else_=0)),
+        func.sum(case((answered & ~kept, calls.spent), else_=0)),
         func.sum(case((lost, calls.reserved), else_=0)),
     ]
     within = (calls.began >= since, calls.began < until)

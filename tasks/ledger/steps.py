@@ -7,7 +7,8 @@ import time
 from sqlalchemy import Connection, bindparam, select, update
 
 from tasks.errors import FenceLost
-from tasks.ledger.cases import Work, insert_or_nothing
+from tasks.ledger.cases import Work
+from tasks.ledger.inserts import insert_or_nothing
 from tasks.ledger.tables import cases, steps
 
 # The hot path: guard and counter in one statement, built once. The row stays locked until the end of the transaction.

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, select
 
 from tasks.ledger.cases import LONGEST_BACKOFF
-from tasks.ledger.tables import attempts, cases, effects, holders, journal, outcomes, steps
+from tasks.ledger.tables import attempts, audits, cases, effects, holders, journal, outcomes, steps
+from tasks.ledger.verdicts import Verdict, verdicts_of
 from tasks.records import Outcome
 
 
@@ -36,6 +37,10 @@ def story(c: Connection, case: int) -> list[Line]:
         told.append(Line(effect.at, f"  effect {effect.kind} by {effect.channel} is {effect.state}{why}"))
     for one in c.execute(select(outcomes).where(outcomes.c.case == case)).all():
         told.append(Line(one.at, _conclusion(Outcome.model_validate_json(one.body), one.rehearsed)))
+    drawn = select(audits).join(outcomes, outcomes.c.id == audits.c.outcome).where(outcomes.c.case == case)
+    for one in c.execute(drawn).all():
+        told.append(Line(one.asked, f"drawn for audit, week of {one.period}, chance {one.chance:.3g}"))
+    told += [Line(one.at, _verdict(one)) for one in verdicts_of(c, case)]
     for note in c.execute(select(journal).where(journal.c.case == case)).all():
         told.append(Line(note.at, f"{note.who}: {note.what}"))
     state = f"now {row.state}" + (f": {row.reason}" if row.reason else "")
@@ -54,6 +59,12 @@ def _attempt(c: Connection, one: Row[Any]) -> list[Line]:
         why = f": {one.why}" if one.why else ""
         told.append(Line(one.ended, f"attempt {one.fence} {one.how}{why}{kept}"))
     return told
+
+
+def _verdict(one: Verdict) -> str:
+    label = f", it should have been {one.label}" if one.label else ""
+    why = f": {one.why}" if one.why else ""
+    return f"verdict of {one.auditor} ({one.source}): {'right' if one.right else 'wrong'}{label}{why}"
 
 
 def _conclusion(outcome: Outcome, rehearsed: bool) -> str:

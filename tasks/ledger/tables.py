@@ -11,7 +11,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
@@ -20,7 +19,16 @@ from sqlalchemy import (
     text,
 )
 
-metadata = MetaData()
+from tasks.ledger.audit_tables import audits as audits
+from tasks.ledger.audit_tables import lessons as lessons
+from tasks.ledger.audit_tables import reviews as reviews
+from tasks.ledger.audit_tables import thresholds as thresholds
+from tasks.ledger.audit_tables import verdicts as verdicts
+from tasks.ledger.queues import asked_later as asked_later
+from tasks.ledger.queues import metadata as metadata  # and so its tables are known wherever these are
+from tasks.ledger.queues import model_calls as model_calls
+from tasks.ledger.queues import spending as spending
+
 UNSETTLED = "state IN ('open', 'working', 'parked')"
 
 agents = Table(
@@ -79,6 +87,7 @@ cases = Table(
     Column("source", Text, nullable=False),
     Column("key", Text, nullable=False),
     Column("thread", Text, nullable=False),
+    Column("sender", Text, nullable=False, server_default=""),
     Column("body", Text, nullable=False, doc="The Case as JSON, without id."),
     Column("recorded", Float, nullable=False),
     Column("skill", String(80), nullable=False, server_default=""),
@@ -117,6 +126,14 @@ cases = Table(
         "id",
         sqlite_where=text(UNSETTLED),
         postgresql_where=text(UNSETTLED),
+    ),
+    Index(
+        "cases_senders",
+        "source",
+        "sender",
+        "id",
+        sqlite_where=text("sender != ''"),
+        postgresql_where=text("sender != ''"),
     ),
     Index("cases_held", "holder", sqlite_where=text("holder IS NOT NULL"), postgresql_where=text("holder IS NOT NULL")),
 )
@@ -201,52 +218,6 @@ def not_ended() -> ColumnElement[bool]:
     return holders.c.ended == literal_column("''")
 
 
-model_calls = Table(
-    "model_calls",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("case", Integer, ForeignKey("cases.id"), nullable=False),
-    Column("agent", String(40), nullable=False),
-    Column("skill", String(80), nullable=False),
-    Column("version", String(40), nullable=False),
-    Column("step", String(120), nullable=False),
-    Column("key", String(300), nullable=False, doc="The step's key: what a replay of it saves is booked by it."),
-    Column("fence", Integer, nullable=False),
-    Column("holder", String(36), nullable=False),
-    Column("model", String(80), nullable=False),
-    Column("batch", Boolean, nullable=False),
-    Column("state", String(10), nullable=False, doc="open answered failed lost (nobody knows whether it was paid)"),
-    Column("response", String(120), unique=True, doc="The provider's id: a response is booked once."),
-    Column("input_tokens", Integer, nullable=False, server_default="0"),
-    Column("output_tokens", Integer, nullable=False, server_default="0"),
-    Column("cache_write", Integer, nullable=False, server_default="0"),
-    Column("cache_read", Integer, nullable=False, server_default="0"),
-    Column("reserved", BigInteger, nullable=False, doc="Nanodollars that it can not exceed."),
-    Column("reserved_tokens", BigInteger, nullable=False),
-    Column("spent", BigInteger, nullable=False, server_default="0", doc="Nanodollars."),
-    Column("saved_by_cache", BigInteger, nullable=False, server_default="0", doc="Nanodollars; a first write costs."),
-    Column("replays", Integer, nullable=False, server_default="0", doc="Its step, served from the ledger."),
-    Column("began", Float, nullable=False, index=True),
-    Column("ended", Float),
-    Column("why", Text, nullable=False, server_default=""),
-    Index("model_calls_of_step", "case", "key"),
-    Index("model_calls_open", "holder", sqlite_where=text("state = 'open'"), postgresql_where=text("state = 'open'")),
-)
-
-spending = Table(
-    "spending",
-    metadata,
-    Column("scope", String(8), primary_key=True, doc="agent skill case"),
-    Column("name", String(120), primary_key=True),
-    Column("day", String(10), primary_key=True, doc="UTC date; empty for all days together."),
-    Column("usd", BigInteger, nullable=False, server_default="0", doc="Nanodollars spent, or lost and perhaps spent."),
-    Column("usd_open", BigInteger, nullable=False, server_default="0", doc="Nanodollars reserved for calls under way."),
-    Column("tokens", BigInteger, nullable=False, server_default="0"),
-    Column("tokens_open", BigInteger, nullable=False, server_default="0"),
-    Column("usd_more", BigInteger, nullable=False, server_default="0", doc="Nanodollars that people added."),
-    Column("tokens_more", BigInteger, nullable=False, server_default="0"),
-)
-
 outcomes = Table(
     "outcomes",
     metadata,
@@ -263,18 +234,7 @@ outcomes = Table(
     Column("body", Text, nullable=False, doc="The Outcome as JSON."),
     Column("flow_run", String(36), nullable=False),
     Column("at", Float, nullable=False, index=True),
-)
-
-verdicts = Table(
-    "verdicts",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("outcome", Integer, ForeignKey("outcomes.id"), nullable=False, index=True),
-    Column("auditor", String(80), nullable=False),
-    Column("right", Boolean, nullable=False),
-    Column("label", Text, nullable=False, server_default=""),
-    Column("why", Text, nullable=False, server_default=""),
-    Column("at", Float, nullable=False),
+    Index("outcomes_of_agent", "agent", "at"),
 )
 
 journal = Table(

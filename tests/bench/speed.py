@@ -1,4 +1,4 @@
-"""What durability costs: the same work durable, as bare Prefect and against a hand-written journal, side by side."""
+"""What durability costs beside bare Prefect and a hand-written journal, and what it and caching save."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from tests.bench import savings
 
 PROJECT = Path(__file__).resolve().parents[2]
 CASES, CONCURRENCY, MODEL = 47, 8, 0.8
@@ -97,9 +99,11 @@ def main() -> None:
                     step["hit"].append(found["hit_ms"])
         figures["thousand"] = child(api, "thousand", MODEL_SECONDS="0")
         figures["settled"] = [child(api, "settled", SETTLED=str(n)) for n in (0, given.settled)]
+        figures["savings"] = savings.measure(api, (1, 2, 3))
     figures["batch_seconds"] = {kind: median(values) for kind, values in batch.items()} | {"ideal": IDEAL}
     figures["step_ms"] = {kind: median(values) for kind, values in step.items()}
     _show(figures)
+    savings.show(figures["savings"])
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -26,6 +26,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore  # type: ignore[attr-defined]
+from prefect.settings import get_current_settings
 from prefect.states import Running
 
 import tasks.lease
@@ -78,6 +79,8 @@ def preload() -> None:
     shorten_leases()
     # A step's states are only events. They would need a thread and, in the end, a server.
     prefect.task_engine.emit_task_run_state_change_event = lambda *_, **__: None  # type: ignore[assignment]
+    # With no server named, Prefect would start one for each process and leave it behind.
+    assert get_current_settings().api.url == os.environ["PREFECT_API_URL"], "Prefect was imported before this file"
     assert threading.active_count() == 1, threading.enumerate()
 
 

@@ -38,7 +38,7 @@ class Doors:
 
     def install(self) -> None:
         """Patch this process, which must have been forked for it."""
-        submit, send, find = Ledger._submit, channels.send, channels.find
+        submit, send, find = Ledger.submit, channels.send, channels.find
 
         def submitting(ledger: Ledger, doing: str, job: Callable[[Any], Any]) -> Any:
             self.pass_by("before", doing)
@@ -72,6 +72,6 @@ class Doors:
             if isinstance(said, bytes) and said.endswith(b"\r\n.\r\n"):
                 self.pass_by("inside", "send")  # the server has the mail, and has not been heard
 
-        Ledger._submit = submitting  # type: ignore[method-assign]
+        Ledger.submit = submitting  # type: ignore[method-assign]
         channels.send, channels.find = around("send", send), around("find", find)
         os.link, smtplib.SMTP.send = linking, telling  # type: ignore[assignment, method-assign]

@@ -57,7 +57,7 @@ def _end_pools() -> None:
 
 def _warm_up(ground: Ground) -> None:
     """Work a batch in this very process, so that what is made on first use, a model say, is made once for all forks."""
-    scene, submit, before = ground.scene(Plan(0, "each", "warm")), Ledger._submit, dict(os.environ)
+    scene, submit, before = ground.scene(Plan(0, "each", "warm")), Ledger.submit, dict(os.environ)
 
     def at_once(ledger: Ledger, _: str, job: Callable[[Any], Any]) -> Future[Any]:
         promise: Future[Any] = Future()  # the writer's thread would never end, and a parent must have one thread
@@ -65,12 +65,12 @@ def _warm_up(ground: Ground) -> None:
             promise.set_result(job(connection))
         return promise
 
-    Ledger._submit = at_once  # type: ignore[method-assign]
+    Ledger.submit = at_once  # type: ignore[method-assign]
     try:
         os.environ |= scene.environment()
         run_now(scene.flow, scene.ids())
     finally:
-        Ledger._submit = submit  # type: ignore[method-assign]
+        Ledger.submit = submit  # type: ignore[method-assign]
         the_ledger().close()
         _opened.cache_clear()
         os.environ.clear()

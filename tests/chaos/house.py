@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 
+from deployments.only_one import only_one
 from deployments.pool import make_pool
-from deployments.supervisor import POOL, House, only_one
+from deployments.supervisor import POOL, House
 from tasks.home import PROJECT
 from tests.servers import wait_for
 

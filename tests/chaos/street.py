@@ -23,11 +23,19 @@ from deployments.tickets import tickets
 from tasks.home import PROJECT
 from tests.chaos.inbox import OWN
 from tests.chaos.witness import LOG
-from tests.servers import Postgres, free_port, wait_for
+from tests.servers import Postgres, free_port, wait_for, with_tables
 
 TICKETS = 12
 UNENDED = ["RUNNING", "PENDING", "CANCELLING"]
 PARTS = {"server": "server start", "worker": "worker start", "warm": "deployments.warm"}
+
+
+def _since(pid: int) -> int:
+    """When a process was started, in the kernel's ticks; numbers tell no age, they begin again at 32,768."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return sys.maxsize  # it has just gone
 
 
 class Street:
@@ -43,6 +51,7 @@ class Street:
         self.engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"), pool_pre_ping=True)
         self.log, self.said = folder / "log", folder / "said"
         self.log.touch()
+        with_tables(folder / "prefect")
         self.changes: dict[str, object] = {} if skill == OWN else {"skills": [skill.rpartition(":")[2]]}
         self.one_mail_each = skill == OWN  # then it is answer_ticket that works: an answer or a hand-over, never both
         self.start()
@@ -85,11 +94,12 @@ class Street:
         return found
 
     def part(self, name: str) -> int | None:
-        """The process of a part of the house, the lowest if it has several."""
+        """The process of a part of the house, the oldest if it has several: runs are forked from the warm one."""
         if name == "flow":
             query = "SELECT h.pid FROM holders h JOIN agents a ON a.holder = h.id WHERE h.ended = ''"
             return self.ask(query)
-        return min((pid for pid, command in self.processes() if PARTS[name] in command), default=None)
+        mine = [pid for pid, command in self.processes() if PARTS[name] in command]
+        return min(mine, key=_since, default=None)
 
     def ask(self, query: str) -> Any:
         """The first value of a query, None while the database can not answer."""

@@ -45,7 +45,7 @@ def bear_witness() -> None:
     from tasks import store
     from tasks.ledger.database import Ledger
 
-    stored, store_step, submit = store._stored, store.store_step, Ledger._submit
+    stored, store_step, submit = store._stored, store.store_step, Ledger.submit
     written = threading.local()
 
     def witnessed(fn: Callable[..., Any]) -> Any:
@@ -83,4 +83,4 @@ def bear_witness() -> None:
         return promise
 
     store._stored, store.store_step = witnessed, storing  # type: ignore[assignment]
-    Ledger._submit = submitting  # type: ignore[method-assign]
+    Ledger.submit = submitting  # type: ignore[method-assign]

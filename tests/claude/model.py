@@ -38,13 +38,13 @@ class Model:
         if not counting and (counted := input_tokens(body)) > self.window:
             raise Refused(400, f"prompt is too long: {counted} tokens > {self.window} maximum")
 
-    def answer(self, body: Body, key: str, tier: str, fault: Fault | None) -> Body:
+    def answer(self, body: Body, key: str, tier: str, fault: Fault | None, arrived: float | None = None) -> Body:
         """Say something and charge for it: from here on it is billed."""
         # A request for no tokens only warms the cache.
         said = compose(self._think(body), body) if body["max_tokens"] else Answer([], "max_tokens")
         if fault and fault.kind in SPOILS:
             said = spoil(said, fault.kind)
-        usage = self._cache.charge(f"{key} {body['model']}", parts(body), self.now())
+        usage = self._cache.charge(f"{key} {body['model']}", parts(body), self.now(), arrived)
         return message(said, body["model"], usage | {"service_tier": tier})
 
     def _think(self, body: Body) -> list[Say]:

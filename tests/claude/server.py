@@ -113,7 +113,7 @@ class Server:
             raise fault.refusal
 
     async def _message(self, request: Request, body: Body, key: str, request_id: str, fault: Fault | None) -> Reply:
-        kind = fault.kind if fault else ""
+        kind, arrived = fault.kind if fault else "", self._model.now()
         with self._model.flying(body):
             await self._suffer(request, fault)
         streams = bool(body.get("stream"))
@@ -123,7 +123,7 @@ class Server:
         if kind == "stream_error" and not streams:
             raise Refused(529)
         # Whoever left meanwhile pays all the same: the worst that a real API can do.
-        paid = self._model.answer(body, key, "standard", fault)
+        paid = self._model.answer(body, key, "standard", fault, arrived)
         whole = kind not in ("cut_after", "stream_error") and not request.gone.is_set()
         self._model.note("message", body, key, request_id, 200, paid=paid, answered=whole, fault=fault)
         if streams:

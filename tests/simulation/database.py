@@ -83,7 +83,7 @@ class SimLedger(Ledger):
         self.url, self.world, self.process = "simulated", world, process
         self.engine = Engine(world, process)
 
-    def _submit(self, doing: str, job: Job[Any]) -> Future[Any]:
+    def submit(self, doing: str, job: Job[Any]) -> Future[Any]:
         if not self.process.exists:
             raise Gone
         door = Door(f"write: {doing}", lambda _: None, lambda: None, ("refused", "unheard"))

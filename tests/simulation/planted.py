@@ -99,7 +99,7 @@ def an_attempt_is_counted_when_it_ends() -> Iterator[None]:
         row = dict(case=case, fence=fence, holder="", skill="practice", version="1", flow_run="", begun=0, how=how)
         c.execute(insert(attempts).values(**row, why=why, replayed=replayed))
 
-    with patch.object(skills, "begin", uncounted), patch.object(tasks.ledger.cases, "_end_attempt", counted):
+    with patch.object(skills, "begin", uncounted), patch.object(tasks.ledger.cases, "end_attempt", counted):
         yield
 
 

@@ -140,6 +140,7 @@ def replaced() -> Iterator[None]:
         (flows.loop, "get_run_logger", _silent),
         (flows.loop, "skill_flow", _flow),
         (flows.loop, "catalogue", lambda: {"practice": None}),
+        (flows.loop, "describe", lambda name: name),
         (flows.loop, "sources", _Outside()),
         (flows.loop, "show_tick", _shown),
         (sys, "unraisablehook", lambda _: None),

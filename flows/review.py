@@ -1,0 +1,106 @@
+"""Audits what an agent did: draws cases for people to look at, counts what they found, and moves thresholds by it."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import Field
+
+from tasks.audits import Change, adjust, count, draw, teach
+from tasks.errors import BadInput
+from tasks.figures import Figures, plain
+from tasks.ledger import Ledger, the_ledger
+from tasks.ledger.agents import all_agents
+from tasks.ledger.reviewed import WEEK, Open, Window, begin_review, begins, end_review, week_of
+from tasks.ledger.signals import keep, signals
+from tasks.report import notify, show_review
+
+WEEKS = 8
+
+
+@flow(name="review", version="1", flow_run_name="review {agent}")
+async def review(
+    agent: str = Field(min_length=1, description="Its name, as under Deployments."),
+    since: date | None = None,
+    until: date | None = None,
+    audits: int = Field(default=50, ge=10, le=5000, description="Cases a week that people are asked to look at."),
+    target: float = Field(default=0.05, gt=0, lt=1, description="At most this share of what it acts on may be wrong."),
+    change: bool = Field(default=False, description="Move thresholds and teach; otherwise only say so."),
+    alarm: str = Field(default="", description="A notification block, such as `slack-webhook/ops`, for alarms."),
+) -> State[Any]:
+    """Review an agent's outcomes in a window: later signals, audits, rates with intervals, thresholds, report.
+
+    Safe to kill and to run twice: a review that was not finished is gone on with as of the moment when it began, and
+    draws, counts and changes the same. The window is the eight full weeks before this one unless days are given: its
+    first, and the one after its last (UTC). Raises BadInput for an agent that never ran, or an empty window.
+    """
+    ledger, log = the_ledger(), get_run_logger()
+    if agent not in {row.name for row in await ledger.read("list the agents", all_agents)}:
+        raise BadInput(f"No agent {agent!r} has ever run a tick here; see the names under Deployments.")
+    first, last = _window(since, until)
+    number, window = await ledger.write("begin the review", lambda c: begin_review(c, agent, first, last))
+    told = await look_for_signals(ledger, window)
+    asked = await draw_audits(ledger, window, audits)
+    found = await count_outcomes(ledger, window)
+    changes = await move_thresholds(ledger, window, number, target, change)
+    changes += await teach_skills(ledger, window, number, change)
+    urgent = [one.said for one in changes if one.alarm]
+    await show_review(found, window, target, [one.said for one in changes], asked)
+    await ledger.write("end the review", lambda c: end_review(c, number, plain(found)))
+    if urgent and alarm:
+        await notify(alarm, f"{agent} errs too often", "\n".join(urgent))
+    for one in changes:
+        log.info(one.said)
+    wrong = found.total.wrong
+    rate = "not known yet" if wrong.value is None else f"{wrong.value:.1%} ({wrong.low:.1%} to {wrong.high:.1%})"
+    summary = f"{found.total.outcomes} outcomes, wrong of acted {rate}; {len(asked)} to look at, {told} new signal(s)."
+    return Completed(name="Alarm" if urgent else "Completed", message=summary)
+
+
+def _window(since: date | None, until: date | None) -> tuple[float, float]:
+    last = _moment(until) if until else begins(week_of(datetime.now(UTC).timestamp()))
+    first = _moment(since) if since else last - WEEKS * WEEK
+    if first >= last:
+        raise BadInput(f"The window is empty: it begins on {since} and ends before {until or 'this week'}.")
+    return first, last
+
+
+def _moment(day: date) -> float:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+
+
+@task(task_run_name="look for later signals", cache_policy=NO_CACHE)
+async def look_for_signals(ledger: Ledger, window: Window) -> int:
+    """Customers who wrote again. Returns how many were not known."""
+    since = window.since - timedelta(days=14).total_seconds()
+    found = await ledger.read("look for signals", lambda c: signals(c, window.agent, since, window.until))
+    return await ledger.write("keep signals", lambda c: keep(c, found))
+
+
+@task(task_run_name="draw audits", cache_policy=NO_CACHE)
+async def draw_audits(ledger: Ledger, window: Window, budget: int) -> list[Open]:
+    """Choose what people look at, of every full week that was not drawn from. Returns what is open."""
+    return await draw(ledger, window, budget)
+
+
+@task(task_run_name="count outcomes", cache_policy=NO_CACHE)
+async def count_outcomes(ledger: Ledger, window: Window) -> Figures:
+    """All figures."""
+    return await count(ledger, window)
+
+
+@task(task_run_name="move thresholds", cache_policy=NO_CACHE)
+async def move_thresholds(ledger: Ledger, window: Window, number: int, target: float, change: bool) -> list[Change]:
+    """What the audits say of each skill's threshold."""
+    return await adjust(ledger, window, number, target, change)
+
+
+@task(task_run_name="teach", cache_policy=NO_CACHE)
+async def teach_skills(ledger: Ledger, window: Window, number: int, change: bool) -> list[Change]:
+    """What skills remember of it."""
+    return await teach(ledger, window, number, change)

@@ -1,0 +1,88 @@
+"""The tables of the review: what auditors said, whom they were asked about, and what the review made of it."""
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from tasks.ledger.queues import metadata
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("outcome", Integer, ForeignKey("outcomes.id"), nullable=False, index=True),
+    Column("source", String(10), nullable=False, doc="person, signal (of the case's source) or judge (a model)"),
+    Column("auditor", String(80), nullable=False, doc="Who, or which signal or model."),
+    Column("right", Boolean, nullable=False, doc="Whether acting on its answer was right, or would have been."),
+    Column("label", Text, nullable=False, server_default="", doc="What the answer should have been; empty: not said."),
+    Column("why", Text, nullable=False, server_default=""),
+    Column("key", String(200), nullable=False, doc="The same for the same statement, however often it is handed in."),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("outcome", "key"),
+)
+
+audits = Table(
+    "audits",
+    metadata,
+    Column("outcome", Integer, ForeignKey("outcomes.id"), primary_key=True),
+    Column("agent", String(40), nullable=False),
+    Column("period", String(10), nullable=False, doc="The first UTC day of the week whose plan drew it."),
+    Column("stratum", String(120), nullable=False),
+    Column("chance", Float, nullable=False, doc="The probability with which the plan drew it, above 0."),
+    Column("asked", Float, nullable=False),
+    Index("audits_of_agent", "agent", "period"),
+)
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("agent", String(40), nullable=False),
+    Column("since", Float, nullable=False, doc="The window: outcomes at or after this moment"),
+    Column("until", Float, nullable=False, doc="... and before this one"),
+    Column("as_of", Float, nullable=False, doc="Verdicts up to this moment count."),
+    Column("figures", Text, nullable=False, doc="JSON."),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("agent", "since", "until", "as_of"),
+)
+
+thresholds = Table(
+    "thresholds",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("agent", String(40), nullable=False),
+    Column("skill", String(80), nullable=False),
+    Column("threshold", Float, nullable=False, doc="Cases that are begun from now on act at or above it."),
+    Column("review", Integer, ForeignKey("reviews.id"), doc="What set it; empty for a person."),
+    Column("who", String(80), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("reverted", Boolean, nullable=False, server_default=text("false"), doc="The one before counts again."),
+    Column("at", Float, nullable=False),
+    Index("thresholds_of_agent", "agent", "skill", "id"),
+)
+
+lessons = Table(
+    "lessons",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("agent", String(40), nullable=False),
+    Column("skill", String(80), nullable=False),
+    Column("case", Integer, ForeignKey("cases.id"), nullable=False),
+    Column("text", Text, nullable=False, doc="What the customer wrote, as the skill was shown it."),
+    Column("label", Text, nullable=False, doc="What it is about, by people's word."),
+    Column("review", Integer, ForeignKey("reviews.id"), doc="What added it."),
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("agent", "skill", "case", "review"),
+    Index("lessons_of_skill", "agent", "skill", "id"),
+)

@@ -1,0 +1,291 @@
+"""What the review reads: outcomes counted by week and stratum in SQL, and what is known of those it drew."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Integer, case, cast, exists, func, insert, select, update
+
+from tasks.ledger.inserts import insert_or_nothing
+from tasks.ledger.standing import newest_words, truths
+from tasks.ledger.tables import audits, model_calls, outcomes, reviews, verdicts
+
+WEEK = 604_800
+MONDAY = 345_600
+"""1970-01-05, from which weeks are counted, in seconds since 1970."""
+BANDS = 20
+"""Bands of confidence, all of the same width."""
+
+
+class Cell(NamedTuple):
+    """Outcomes that have all of this in common."""
+
+    week: int
+    """Weeks since 1970-01-05."""
+    skill: str
+    version: str
+    kind: str
+    answer: str
+    band: int
+    """From 0 to BANDS - 1; -1 where the skill gave no confidence."""
+    outcomes: int
+
+
+class Audited(NamedTuple):
+    """An outcome that was drawn, and what people found."""
+
+    outcome: int
+    case: int
+    week: int
+    """Of the plan that drew it, as `Cell.week`."""
+    stratum: str
+    chance: float
+    skill: str
+    version: str
+    kind: str
+    answer: str
+    confidence: float | None
+    right: bool | None
+    """Whether acting on it was right, or would have been, by people's word; None if nobody said, or they disagree."""
+    label: str
+    asked: float
+
+
+class Open(NamedTuple):
+    """An outcome that somebody shall look at."""
+
+    period: str
+    case: int
+    kind: str
+    answer: str
+    confidence: float | None
+    skill: str
+    version: str
+    flow_run: str
+    chance: float
+    because: str
+    """As in `Wrong`."""
+
+
+class Wrong(NamedTuple):
+    """An outcome that acted and should not have, drawn or not."""
+
+    case: int
+    answer: str
+    confidence: float | None
+    skill: str
+    version: str
+    label: str
+    source: str
+    flow_run: str
+    because: str
+    """What its conclusion leant on: places, such as `knowledge/refunds#2`, and no words of a customer's."""
+
+
+class Window(NamedTuple):
+    """The outcomes of an agent in [since, until), as they stood at `as_of`; seconds since 1970."""
+
+    agent: str
+    since: float
+    until: float
+    as_of: float
+
+
+def week_of(moment: float) -> int:
+    """The number of a moment's week, from Monday 00:00 UTC."""
+    return int((moment - MONDAY) // WEEK)
+
+
+def name_of(week: int) -> str:
+    """A week by its first UTC day, as plans are named."""
+    return f"{datetime.fromtimestamp(begins(week), UTC):%Y-%m-%d}"
+
+
+def week_named(day: str) -> int:
+    """The week that begins on this UTC day."""
+    return week_of(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+
+
+def begins(week: int) -> float:
+    """The first moment of a week."""
+    return float(week * WEEK + MONDAY)
+
+
+def concluded(window: Window) -> tuple[ColumnElement[bool], ...]:
+    """Conditions on `outcomes`: live ones, each case counted once, by its last."""
+    later = outcomes.alias("later")
+    overtaken = exists().where(
+        later.c.case == outcomes.c.case, later.c.id > outcomes.c.id, ~later.c.rehearsed, later.c.at < window.as_of
+    )
+    within = (outcomes.c.at >= window.since, outcomes.c.at < min(window.until, window.as_of))
+    return outcomes.c.agent == window.agent, *within, ~outcomes.c.rehearsed, ~overtaken
+
+
+def _week() -> ColumnElement[int]:
+    return cast(func.floor((outcomes.c.at - MONDAY) / WEEK), Integer)
+
+
+def band_of(confidence: float | None) -> int:
+    """As the database has it."""
+    return -1 if confidence is None else min(int(confidence * BANDS), BANDS - 1)
+
+
+def count(c: Connection, window: Window) -> list[Cell]:
+    """Every outcome of a window, added up; as many rows as there are different ones, however many outcomes."""
+    sure = cast(func.floor(outcomes.c.confidence * BANDS), Integer)
+    band = case((outcomes.c.confidence.is_(None), -1), (sure >= BANDS, BANDS - 1), else_=sure)
+    by = (_week().label("week"), outcomes.c.skill, outcomes.c.version, outcomes.c.kind, outcomes.c.answer)
+    found = select(*by, band.label("band"), func.count()).where(*concluded(window))
+    numbered = [*by, band]
+    return [Cell(*row) for row in c.execute(found.group_by(*numbered).order_by(*numbered)).all()]
+
+
+def one_by_one(c: Connection, window: Window) -> Iterator[tuple[int, str, str, str, float | None]]:
+    """Id, kind, skill, version and confidence of every outcome of a window, in the order of their ids."""
+    columns = [outcomes.c[name] for name in ("id", "kind", "skill", "version", "confidence")]
+    found = select(*columns).where(*concluded(window)).order_by(outcomes.c.id)
+    for row in c.execute(found.execution_options(yield_per=5_000)):
+        yield row.id, row.kind, row.skill, row.version, row.confidence
+
+
+def audited(c: Connection, window: Window) -> list[Audited]:
+    """Everything of a window that plans drew before it was reviewed."""
+    drawn = select(audits.c.outcome).where(audits.c.agent == window.agent)
+    found_by_people = truths(drawn, window.as_of)
+    joined = audits.join(outcomes, outcomes.c.id == audits.c.outcome).join(
+        found_by_people,
+        (found_by_people.c.outcome == audits.c.outcome) & (found_by_people.c.source == "person"),
+        isouter=True,
+    )
+    columns = [outcomes.c[name] for name in ("skill", "version", "kind", "answer", "confidence")]
+    found = (
+        select(outcomes.c.id, outcomes.c.case, audits.c.period, audits.c.stratum, audits.c.chance, *columns)
+        .add_columns(found_by_people.c.right, func.coalesce(found_by_people.c.label, ""), audits.c.asked)
+        .select_from(joined)
+        .where(*concluded(window), audits.c.asked < window.as_of)
+        .order_by(audits.c.period, audits.c.stratum, outcomes.c.id)
+    )
+    rows = c.execute(found).all()
+    return [Audited(row[0], row[1], week_named(row.period), *row[3:]) for row in rows]
+
+
+def open_audits(c: Connection, window: Window) -> list[Open]:
+    """What was drawn from a window and no person spoke of yet, the newest week first."""
+    said = exists().where(verdicts.c.outcome == outcomes.c.id, verdicts.c.source == "person")
+    columns = [outcomes.c[name] for name in ("case", "kind", "answer", "confidence", "skill", "version", "flow_run")]
+    found = (
+        select(audits.c.period, *columns, audits.c.chance, outcomes.c.body)
+        .select_from(audits.join(outcomes, outcomes.c.id == audits.c.outcome))
+        .where(*concluded(window), ~said)
+        .order_by(audits.c.period.desc(), outcomes.c.id)
+    )
+    rows: list[Any] = list(c.execute(found).all())
+    return [Open._make([*row[:-1], _because(row.body)]) for row in rows]
+
+
+def told_by_people(c: Connection, window: Window) -> list[tuple[str, int, str]]:
+    """Skill, case and answer of whatever people said what it is about, drawn or not."""
+    told = truths(None, window.as_of)
+    label = case((told.c.right, outcomes.c.answer), else_=told.c.label)
+    found = (
+        select(outcomes.c.skill, outcomes.c.case, label)
+        .join(told, told.c.outcome == outcomes.c.id)
+        .where(*concluded(window), told.c.source == "person", told.c.right.is_not(None), label != "")
+        .order_by(outcomes.c.id)
+    )
+    return [(row[0], row[1], row[2]) for row in c.execute(found).all()]
+
+
+def wrong_ones(c: Connection, window: Window, most: int) -> list[Wrong]:
+    """What acted wrongly by anybody's word, the surest first."""
+    told = truths(None, window.as_of)
+    columns = [outcomes.c[name] for name in ("case", "answer", "confidence", "skill", "version")]
+    found = (
+        select(*columns, told.c.label, told.c.source, outcomes.c.flow_run, outcomes.c.body)
+        .join(told, told.c.outcome == outcomes.c.id)
+        .where(*concluded(window), outcomes.c.kind == "acted", told.c.right.is_(False))
+        .order_by(outcomes.c.confidence.desc(), outcomes.c.id)
+        .limit(most)
+    )
+    rows: list[Any] = list(c.execute(found).all())
+    return [Wrong._make([*row[:-1], _because(row.body)]) for row in rows]
+
+
+def _because(body: str) -> str:
+    leaning = sorted(json.loads(body)["evidence"], key=lambda one: -float(one["weight"]))
+    return ", ".join(f"{one['source']} ({one['weight']:.2f})" for one in leaning[:3])
+
+
+def disagreements(c: Connection, window: Window) -> list[tuple[int, str, bool, bool, str]]:
+    """Of each outcome with several auditors: id, and for every two of them whether each found it right, and who.
+
+    The first is a person; `who` is `person` or `judge`, the second's kind.
+    """
+    # Few have several auditors, and a join of all verdicts with themselves would take minutes.
+    some = select(verdicts.c.outcome).group_by(verdicts.c.outcome)
+    several = some.having(func.min(verdicts.c.auditor) != func.max(verdicts.c.auditor))
+    said = newest_words(several, window.as_of).alias("said")
+    other = newest_words(several, window.as_of).alias("other")
+    two = (said.c.outcome == other.c.outcome) & (said.c.source == "person")
+    order = ((other.c.source == "person") & (said.c.auditor < other.c.auditor)) | (other.c.source == "judge")
+    found = (
+        select(outcomes.c.id, other.c.source, said.c.right, other.c.right, said.c.auditor)
+        .select_from(said.join(other, two & order).join(outcomes, outcomes.c.id == said.c.outcome))
+        .where(*concluded(window))
+        .order_by(outcomes.c.id, said.c.auditor, other.c.auditor)
+    )
+    return [(row[0], row[1], row[2], row[3], row[4]) for row in c.execute(found).all()]
+
+
+def ask_about(c: Connection, agent: str, period: str, drawn: dict[int, tuple[str, float]]) -> int:
+    """Enter outcomes that somebody shall look at, with their stratum and chance; those entered before stay as they are.
+
+    Returns how many are new; none where another review drew from this week meanwhile: chances are those of one plan.
+    """
+    if was_drawn(c, agent, period):
+        return 0
+    new = 0
+    for outcome, (stratum, chance) in sorted(drawn.items()):
+        row = dict(outcome=outcome, agent=agent, period=period, stratum=stratum, chance=chance, asked=time.time())
+        new += c.execute(insert_or_nothing(c, audits).values(row)).rowcount
+    return new
+
+
+def was_drawn(c: Connection, agent: str, period: str) -> bool:
+    """Whether the plan of a week was entered."""
+    return bool(c.execute(select(exists().where(audits.c.agent == agent, audits.c.period == period))).scalar())
+
+
+def spent(c: Connection, window: Window) -> dict[tuple[str, str], int]:
+    """Nanodollars that an agent's calls cost, by skill and version."""
+    began = (model_calls.c.began >= window.since, model_calls.c.began < window.until)
+    booked = (model_calls.c.state == "answered", model_calls.c.ended < window.as_of)
+    by = (model_calls.c.skill, model_calls.c.version)
+    found = (
+        select(*by, func.sum(model_calls.c.spent))
+        .where(model_calls.c.agent == window.agent, *began, *booked)
+        .group_by(*by)
+    )
+    return {(row[0], row[1]): int(row[2] or 0) for row in c.execute(found.group_by(*by)).all()}
+
+
+def begin_review(c: Connection, agent: str, since: float, until: float) -> tuple[int, Window]:
+    """A review of a window: the one that a killed process left unfinished, or a new one as of now."""
+    mine = (reviews.c.agent == agent, reviews.c.since == since, reviews.c.until == until, reviews.c.figures == "")
+    row = c.execute(select(reviews).where(*mine).order_by(reviews.c.id).limit(1)).one_or_none()
+    if row is not None:
+        return row.id, Window(agent, since, until, row.as_of)
+    now = time.time()
+    values = dict(agent=agent, since=since, until=until, as_of=now, figures="", at=now)
+    number = int(c.execute(insert(reviews).values(values).returning(reviews.c.id)).scalar_one())
+    return number, Window(agent, since, until, now)
+
+
+def end_review(c: Connection, review: int, figures: dict[str, object]) -> None:
+    """Keep the figures of a review, once."""
+    mine = (reviews.c.id == review, reviews.c.figures == "")
+    c.execute(update(reviews).where(*mine).values(figures=json.dumps(figures, sort_keys=True), at=time.time()))

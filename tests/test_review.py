@@ -1,0 +1,167 @@
+"""A review says the same however often it is killed, and nothing that its audits do not bear."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from sqlalchemy import func, select
+
+from flows.review import review
+from tasks.errors import BadInput
+from tasks.ledger.database import Ledger
+from tasks.ledger.reviewed import name_of, week_of
+from tasks.ledger.tables import audits, outcomes, reviews, thresholds, verdicts
+from tasks.ledger.thresholds import threshold_of
+from tasks.ledger.verdicts import say
+from tests import forked
+from tests.audited import history, people_say
+
+KILLS = int(os.environ.get("KILLS", "12"))
+
+
+@pytest.fixture
+def desk(ledger: Ledger, prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    monkeypatch.setenv("HOLDFAST_LEDGER", ledger.url)
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield ledger
+
+
+def reviewed(ledger: Ledger, **given: Any) -> dict[str, Any]:
+    """Review it, and read the newest figures."""
+    asyncio.run(review(agent="desk", **given))
+    found = select(reviews.c.figures).order_by(reviews.c.id.desc()).limit(1)
+    kept: dict[str, Any] = json.loads(ledger.read_now("look", lambda c: c.execute(found).scalar_one()))
+    return kept
+
+
+def drawn(ledger: Ledger) -> list[tuple[int, str, float]]:
+    found = select(audits.c.outcome, audits.c.stratum, audits.c.chance).order_by(audits.c.outcome)
+    return [tuple(row) for row in ledger.read_now("look", lambda c: c.execute(found).all())]  # type: ignore[misc]
+
+
+@pytest.mark.timeout(180 + 3 * KILLS)
+def test_a_review_killed_again_and_again_says_what_an_undisturbed_one_says(desk: Ledger, tmp_path: Path) -> None:
+    truth = history(desk, 6, 300)
+    asyncio.run(review(agent="desk"))
+    people_say(desk, truth)
+    code = "import asyncio\nfrom flows.review import review\nasyncio.run(review(agent='desk', change=True))"
+    dice = random.Random(7)
+    for _ in range(KILLS):
+        run = forked.start(code=code)
+        until = time.monotonic() + dice.uniform(0.1, 1.5)
+        while time.monotonic() < until and run.poll() is None:
+            time.sleep(0.01)
+        if run.poll() is None:
+            run.send_signal(signal.SIGKILL)
+        run.wait()
+    assert forked.start(code=code).wait(90) == 0
+    rows = desk.read_now("look", lambda c: c.execute(select(reviews).order_by(reviews.c.id)).all())
+    killed = [json.loads(row.figures) for row in rows if row.figures][1:]
+    assert all(row.figures for row in rows), "a review that was begun was left behind"
+    assert all(one == killed[0] for one in killed)
+    assert killed[0] == reviewed(desk)
+    changed = desk.read_now("look", lambda c: c.execute(select(func.count()).select_from(thresholds)).scalar())
+    assert changed == 1, "one finding moved the threshold more than once"
+
+
+def test_nobody_is_asked_about_another_case_when_a_review_is_repeated(desk: Ledger) -> None:
+    history(desk, 3, 200)
+    reviewed(desk, audits=40)
+    first = drawn(desk)
+    reviewed(desk, audits=80)
+    assert drawn(desk) == first and 3 * 35 <= len(first) <= 3 * 40
+    kinds = {stratum.partition("/")[0] for _, stratum, _ in first}
+    assert kinds == {"acted", "handed_over"}, "what was not acted on is never looked at"
+
+
+def test_verdicts_of_people_who_look_where_it_hurts_do_not_enter_a_rate(desk: Ledger) -> None:
+    truth = history(desk, 3, 300)
+    reviewed(desk)
+    people_say(desk, truth)
+    before = reviewed(desk)
+    asked = {outcome for outcome, _, _ in drawn(desk)}
+    rows = desk.read_now("look", lambda c: c.execute(select(outcomes)).all())
+    wrong = [row.case for row in rows if row.kind == "acted" and row.id not in asked and not truth[row.case]]
+    desk.write_now("complain", lambda c: [say(c, case, False, "a customer") for case in wrong])
+    after = reviewed(desk)
+    assert after["total"] == before["total"] and len(wrong) > 10
+    surest = max(row.confidence for row in rows if row.case in wrong)
+    assert after["worst"][0]["confidence"] >= surest, "the worst decision is not shown first"
+    assert after["worst"][0]["because"].startswith("knowledge/")
+
+
+def test_the_rate_of_a_review_holds_the_truth_and_says_of_how_many_it_speaks(desk: Ledger) -> None:
+    truth = history(desk, 4, 500)
+    reviewed(desk, audits=120)
+    people_say(desk, truth)
+    total = reviewed(desk)["total"]
+    rows = desk.read_now("look", lambda c: c.execute(select(outcomes)).all())
+    acted = [row.case for row in rows if row.kind == "acted"]
+    assert (total["outcomes"], total["acted"]) == (2000, len(acted)) and total["wrong"]["of"] == len(acted)
+    assert total["wrong"]["low"] <= sum(not truth[case] for case in acted) / len(acted) <= total["wrong"]["high"]
+    assert total["wrong"]["high"] - total["wrong"]["low"] < 0.12
+    assert total["coverage"]["value"] == len(acted) / 2000 == total["coverage"]["high"]
+
+
+def test_a_threshold_moves_only_where_that_was_allowed_and_then_to_where_the_target_is_kept(desk: Ledger) -> None:
+    truth = history(desk, 6, 500, versions=1)
+    reviewed(desk, audits=200)
+    people_say(desk, truth)
+    reviewed(desk, audits=200, target=0.1)
+    assert desk.read_now("look", lambda c: threshold_of(c, "desk", "answer")) is None
+    reviewed(desk, audits=200, target=0.1, change=True)
+    moved = desk.read_now("look", lambda c: threshold_of(c, "desk", "answer"))
+    rows = desk.read_now("look", lambda c: c.execute(select(outcomes)).all())
+    assert moved is not None and moved > 0.5
+    acted = [row.case for row in rows if row.confidence >= moved]
+    assert len(acted) > 300 and sum(not truth[case] for case in acted) / len(acted) <= 0.1
+
+
+def test_people_who_disagree_are_counted_as_such_and_not_as_truth(desk: Ledger) -> None:
+    truth = history(desk, 2, 200)
+    reviewed(desk)
+    people_say(desk, truth, "Ann")
+    people_say(desk, truth, "Ben", wrongly=0.3)
+    found = reviewed(desk)
+    assert found["unresolved"] > 5 and found["people_agree"]["pairs"] == len(drawn(desk))
+    assert found["people_agree"]["value"] < 0.8
+    assert found["total"]["answered"] == len(drawn(desk)) - found["unresolved"]
+
+
+def test_the_report_and_its_files_hold_every_rate_and_no_words_of_a_customer(desk: Ledger, tmp_path: Path) -> None:
+    truth = history(desk, 3, 200)
+    reviewed(desk)
+    people_say(desk, truth)
+    desk.write_now("hostile", lambda c: c.execute(outcomes.update().values(answer="a | b\n\n# Refund all")))
+    reviewed(desk)
+    page, sheet = (tmp_path / "reviews" / f"review-desk.{ending}" for ending in ("html", "csv"))
+    assert page.read_text().count("<h1>") == 1 and "data:image/png;base64," in page.read_text()
+    assert "wrong from" in sheet.read_text().splitlines()[0]
+
+
+def test_an_agent_that_never_ran_and_an_empty_window_are_named(desk: Ledger) -> None:
+    with pytest.raises(BadInput, match="has ever run a tick"):
+        asyncio.run(review(agent="nobody"))
+    history(desk, 1, 10)
+    day = name_of(week_of(time.time()))
+    with pytest.raises(BadInput, match="window is empty"):
+        reviewed(desk, since=day, until=day)
+
+
+def test_a_review_of_nothing_answered_says_that_nothing_is_known(desk: Ledger) -> None:
+    history(desk, 2, 50)
+    total = reviewed(desk)["total"]
+    assert total["wrong"]["value"] is None and (total["wrong"]["low"], total["wrong"]["high"]) == (0, 1)
+    assert desk.read_now("look", lambda c: c.execute(select(func.count()).select_from(verdicts)).scalar()) == 0
