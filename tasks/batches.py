@@ -53,7 +53,8 @@ async def respond(step: str, key: str, turn: int, max_tokens: int, request: Mapp
             raise BadInput(f"{row.model} did not answer in {row.tries} batch(es): {row.why}. {remedy}".strip())
     if row is None or row.state == "failed":
         model = claude.models_for(hand, step)[0]
-        call = claude.call_for(hand, step, key, model, max_tokens, request, batch=True)
+        question = claude.worded(max_tokens, request)
+        call = claude.call_for(hand, step, key, model, max_tokens, question, batch=True)
         body = json.dumps({"model": model, "max_tokens": max_tokens, **request})
         given: dict[str, Any] = {
             "limits_of": partial(limits, work.agent, work.case.id),

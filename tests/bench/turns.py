@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
+from anthropic import AsyncAnthropic
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 from rich.table import Table
@@ -30,15 +33,36 @@ TURNS, QUARTER = 200, 50
 out = Console(highlight=False, width=120)
 
 
-def measure(folder: Path) -> tuple[list[tuple[float, int]], float]:
-    """Seconds and bytes of each turn with its tool call, and the seconds of replaying all of them."""
+class Turn(NamedTuple):
+    """One turn with its tool call."""
+
+    seconds: float
+    waited: float
+    """Of the seconds: from the request's first byte to the model's answer, read. A longer talk is a longer request."""
+    size: int
+    """Bytes in the ledger."""
+
+
+def measure(folder: Path) -> tuple[list[Turn], float]:
+    """Every turn, and the seconds of replaying all of them."""
     url = f"sqlite:///{folder / 'ledger.db'}"
     ledger = Ledger(url)
     migrate(ledger)
     os.environ |= {"HOLDFAST_LEDGER": url, "PRACTICE_LOG": str(folder / "log"), "ANTHROPIC_API_KEY": "sk-test-1234"}
     text = "1 " * (TURNS - 1) + "end"
     fill(ledger, folder, [arrival(1, body=text).model_copy(update={"subject": f"turns {TURNS + 1}"})])
+    waited: list[float] = []
+    post = AsyncAnthropic.post
+
+    async def timed(*given: Any, **named: Any) -> Any:
+        began = time.monotonic()
+        try:
+            return await post(*given, **named)
+        finally:
+            waited.append(time.monotonic() - began)
+
     with (
+        patch.object(AsyncAnthropic, "post", timed),
         claude_server_in(folder, brain="tests.talking:brain") as claude,
         prefect_server_in(folder / "prefect") as server,
         temporary_settings({PREFECT_API_URL: server}),
@@ -58,7 +82,9 @@ def measure(folder: Path) -> tuple[list[tuple[float, int]], float]:
     turns = [kept[number : number + 2] for number in range(0, len(kept) - 1, 2)]
     ends = [kept[0][0], *(pair[-1][0] for pair in turns)]
     spans = [ends[number + 1] - ends[number] for number in range(len(turns))]
-    return [(span, sum(one[1] for one in pair)) for span, pair in zip(spans, turns, strict=True)], replayed
+    sizes = [sum(one[1] for one in pair) for pair in turns]
+    # A span ends with a turn's tool call; the last answer concludes without one.
+    return [Turn(*one) for one in zip(spans, waited, sizes, strict=False)], replayed
 
 
 def quarters(values: Sequence[float]) -> list[float]:
@@ -71,22 +97,26 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="turns-", ignore_cleanup_errors=True) as folder:
         turns, replayed = measure(Path(folder))
-    seconds, size = quarters([one[0] for one in turns[1:]]), quarters([one[1] for one in turns])
+    quiet = turns[1:]  # the first one connects
+    seconds, waited = quarters([one.seconds for one in quiet]), quarters([one.waited for one in quiet])
+    own, size = quarters([one.seconds - one.waited for one in quiet]), quarters([one.size for one in turns])
     table = Table(title=f"{TURNS} turns, each with a tool call of 2 kB", title_justify="left")
-    for column in ("median of turns", "milliseconds", "bytes in the ledger"):
+    for column in ("median of turns", "milliseconds", "the model's", "Holdfast's and Prefect's", "bytes in the ledger"):
         table.add_column(column)
-    for number, (one, kept) in enumerate(zip(seconds, size, strict=True)):
-        table.add_row(f"{number * QUARTER + 1} to {(number + 1) * QUARTER}", f"{one * 1000:.0f}", f"{kept:.0f}")
+    for number, (*times, kept) in enumerate(zip(seconds, waited, own, size, strict=True)):
+        shown = (f"{one * 1000:.0f}" for one in times)
+        table.add_row(f"{number * QUARTER + 1} to {(number + 1) * QUARTER}", *shown, f"{kept:.0f}")
     out.print(table)
-    longer, larger = seconds[-1] / seconds[0], size[-1] / size[0]
     out.print(
-        f"the last quarter's turns take {longer:.2f} times as long as the first's, and {larger:.2f} times the bytes"
+        f"the last quarter's turns take {own[-1] / own[0]:.2f} times as long here as the first's, "
+        f"{waited[-1] / waited[0]:.2f} times at the model, and {size[-1] / size[0]:.2f} times the bytes"
     )
     out.print(f"to replay all {TURNS} turns takes {replayed:.1f} s and no model call")
     machine = f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, SQLite"
     out.print(f"{machine}, {datetime.now(UTC):%Y-%m-%d}; the model is a fake")
     if given.json:
-        given.json.write_text(json.dumps({"seconds": seconds, "bytes": size, "replay_seconds": replayed}) + "\n")
+        found = {"seconds": seconds, "model_seconds": waited, "own_seconds": own, "bytes": size}
+        given.json.write_text(json.dumps(found | {"replay_seconds": replayed}) + "\n")
 
 
 if __name__ == "__main__":
