@@ -23,6 +23,7 @@ from tasks.ledger.again import resolve as settle_doubt
 from tasks.ledger.agents import drain_all, switch_effects
 from tasks.ledger.agents import resume as start_again
 from tasks.ledger.lessons import forget
+from tasks.ledger.releases import releases_of
 from tasks.ledger.story import story
 from tasks.ledger.thresholds import revert_threshold, threshold_of
 from tasks.ledger.verdicts import say
@@ -212,6 +213,15 @@ def revert(
     now = the_ledger().read_now("read the threshold", lambda c: threshold_of(c, agent, skill))
     where = "what the agent's settings say" if now is None else f"{now:.2f}"
     out.print(f"{skill} no longer acts from {before:.2f} on, but from {where}, in cases that begin from now on.")
+
+
+@app.command()
+def stages(agent: str) -> None:
+    """List the versions of an agent's skills that have a stage; the deployment `stage` gives them one."""
+    for one in the_ledger().read_now("read the stages", lambda c: releases_of(c, agent)):
+        part = f" for {one.share:.0%}" if one.share else ""
+        at = f"{datetime.fromtimestamp(one.at, UTC):%d %b %H:%M}"
+        out.print(f"{one.skill} {one.version}: {one.stage}{part}, {at} by {one.who}. {one.why}", markup=False)
 
 
 @app.command()

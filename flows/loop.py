@@ -28,7 +28,8 @@ from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import release_agent, take_agent
 from tasks.ledger.calls import reopen, short_of_money
-from tasks.ledger.cases import counts, ready, record, seen
+from tasks.ledger.cases import counts, record, seen
+from tasks.ledger.releases import has_shadows, show_to_shadows, to_begin
 from tasks.ledger.routing import decide, undecided
 from tasks.model import has_key
 from tasks.records import Agent, Arrival, CaseId, Unreadable
@@ -129,19 +130,26 @@ async def _tick(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease) -> St
     while waiting := await ledger.read("see what is undecided", lambda c: undecided(c, agent.name, CHUNK)):
         await ledger.write("decide", partial(decide, ids=[one.id for one in waiting], skill=chosen))
     tried: set[tuple[CaseId, str]] = set()
-    while batch := await ledger.read("see what is ready", lambda c: ready(c, agent.name, agent.batch)):
-        by_skill: dict[str, list[CaseId]] = defaultdict(list)
-        for case, skill in batch:
-            if (case, skill) not in tried:
-                by_skill[skill].append(case)
-        if not by_skill:
-            break  # what is left was tried in this tick; the next one tries again
-        for skill, ids in by_skill.items():
-            log.info("%d case(s) go to %s", len(ids), skill)
+    while True:
+        batch = await ledger.read("see what is ready", lambda c: to_begin(c, agent.name, agent.batch))
+        by_version: dict[tuple[str, str], list[CaseId]] = defaultdict(list)
+        for one in batch:
+            if (one.case, one.skill) not in tried:
+                by_version[one.skill, one.version].append(one.case)
+        if not by_version:  # what is left was tried in this tick; the next one tries again
+            if await _shown_to_shadows(ledger, agent):
+                continue
+            break
+        for (skill, version), ids in by_version.items():
+            works = skill_flow(skill, version)
+            if version not in ("", works.version):
+                log.warning("%s %s is not in the code any more; %s works instead", skill, version, works.version)
+            log.info("%d case(s) go to %s %s", len(ids), skill, works.version)
             tried.update((case, skill) for case in ids)
-            named = f"{skill}: {len(ids)} case(s) of {agent.name}{', rehearsal' if dry_run else ''}"
+            shown = f"{skill} {version}" if version else skill
+            named = f"{shown}: {len(ids)} case(s) of {agent.name}{', rehearsal' if dry_run else ''}"
             with _server_answers():
-                await skill_flow(skill).with_options(flow_run_name=named)(cases=ids)
+                await works.with_options(flow_run_name=named)(cases=ids)
     worked = len({case for case, _ in tried})
     await submit(ledger, agent.name, lease, log)
     left = await ledger.read("count what is left", lambda c: counts(c, agent.name))
@@ -155,6 +163,13 @@ async def _tick(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease) -> St
     with _server_answers():
         await show_tick(agent.name, rows, summary, unreadable)
     return Completed(message=summary)
+
+
+async def _shown_to_shadows(ledger: Ledger, agent: Agent) -> bool:
+    """Once nothing else is ready: whether there was anything that versions in shadow had not seen."""
+    if not await ledger.read("look for shadows", lambda c: has_shadows(c, agent.name)):
+        return False
+    return bool(await ledger.write("show cases to shadows", lambda c: show_to_shadows(c, agent.name, agent.batch)))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import all_agents
 from tasks.ledger.reviewed import WEEK, Open, Window, begin_review, begins, end_review, week_of
 from tasks.ledger.signals import keep, signals
+from tasks.releases import judge
 from tasks.report import notify, show_review
 
 WEEKS = 8
@@ -30,10 +31,12 @@ async def review(
     until: date | None = None,
     audits: int = Field(default=50, ge=10, le=5000, description="Cases a week that people are asked to look at."),
     target: float = Field(default=0.05, gt=0, lt=1, description="At most this share of what it acts on may be wrong."),
-    change: bool = Field(default=False, description="Move thresholds and teach; otherwise only say so."),
+    change: bool = Field(
+        default=False, description="Move thresholds, teach, promote and roll back; otherwise only say so."
+    ),
     alarm: str = Field(default="", description="A notification block, such as `slack-webhook/ops`, for alarms."),
 ) -> State[Any]:
-    """Review an agent's outcomes in a window: later signals, audits, rates with intervals, thresholds, report.
+    """Review an agent's outcomes in a window: signals, audits, rates with intervals, thresholds, versions, report.
 
     Safe to kill and to run twice: a review that was not finished is gone on with as of the moment when it began, and
     draws, counts and changes the same. The window is the eight full weeks before this one unless days are given: its
@@ -49,6 +52,7 @@ async def review(
     found = await count_outcomes(ledger, window)
     changes = await move_thresholds(ledger, window, number, target, change)
     changes += await teach_skills(ledger, window, number, change)
+    changes += await judge_versions(ledger, window, number, change)
     urgent = [one.said for one in changes if one.alarm]
     await show_review(found, window, target, [one.said for one in changes], asked)
     await ledger.write("end the review", lambda c: end_review(c, number, plain(found)))
@@ -104,3 +108,9 @@ async def move_thresholds(ledger: Ledger, window: Window, number: int, target: f
 async def teach_skills(ledger: Ledger, window: Window, number: int, change: bool) -> list[Change]:
     """What skills remember of it."""
     return await teach(ledger, window, number, change)
+
+
+@task(task_run_name="judge versions", cache_policy=NO_CACHE)
+async def judge_versions(ledger: Ledger, window: Window, number: int, change: bool) -> list[Change]:
+    """What becomes of versions that are tried out."""
+    return await judge(ledger, window, number, change)

@@ -59,12 +59,14 @@ __all__ = [
     "perform",
     "policy",
     "reply_to",
+    "versions",
 ]
 
 SKILLS = Path(__file__).parent
 SKILL_FILES = ("__init__.py", "SKILL.md")
 T = TypeVar("T")
 Worker = Callable[[Case], Awaitable[Outcome | Routed]]
+SkillFlow = Flow[..., Coroutine[Any, Any, None]]
 
 
 def catalogue() -> dict[str, Path]:
@@ -96,17 +98,35 @@ def describe(name: str) -> str:
     return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or name
 
 
-def skill_flow(name: str) -> Flow[..., Coroutine[Any, Any, None]]:
-    """The flow of a skill: that of its SKILL.md, or the one in its module that has its name. BadInput if none."""
+def versions(name: str) -> dict[str, SkillFlow]:
+    """The flow of each version of a skill that the code has, the one that counts without a release first.
+
+    That is the one in the skill's module that has its name; others are further flows there with the same Prefect name,
+    or files such as `SKILL.2.md` beside a SKILL.md. BadInput if there is none, or a version stands for two.
+    """
     path = _found(name)
     if _is_written_as_instructions(path):
         from skills._follow import flow_of
 
-        return flow_of(path)
-    found = getattr(importlib.import_module(f"skills.{name}"), name, None)
-    if not isinstance(found, Flow):
-        raise BadInput(f"skills/{name} has no flow called {name}. Name the function under @flow like its module.")
+        others = sorted(one.name for one in path.glob("SKILL.*.md"))
+        flows = [flow_of(path, file) for file in ("SKILL.md", *others)]
+    else:
+        module = importlib.import_module(f"skills.{name}")
+        first = getattr(module, name, None)
+        if not isinstance(first, Flow):
+            raise BadInput(f"skills/{name} has no flow called {name}. Name the function under @flow like its module.")
+        rest = [one for one in vars(module).values() if isinstance(one, Flow) and one.name == first.name]
+        flows = [first, *(one for one in rest if one is not first)]
+    found = {str(one.version): one for one in flows}
+    if len(found) < len(flows):
+        raise BadInput(f"Two flows of skills/{name} have the same version; a finished step could not tell them apart.")
     return found
+
+
+def skill_flow(name: str, version: str = "") -> SkillFlow:
+    """The flow of a skill in that version, or in the one that counts without a release if the code has it no more."""
+    found = versions(name)
+    return found.get(version) or next(iter(found.values()))
 
 
 async def each(cases: Sequence[CaseId], work: Worker, *, concurrency: int | None = None) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from skills import Case, Outcome, Unusable, each, perform
 from tasks.conversation import converse
-from tasks.instructions import Instructions, read_instructions
+from tasks.instructions import FILE, Instructions, read_instructions
 from tasks.ledger.effects import kinds_done
 from tasks.records import Effect
 from tasks.tools import named
@@ -33,9 +33,9 @@ class Conclusion(BaseModel):
     note: str = Field(default="", max_length=500, description="One sentence for the people who look at it later.")
 
 
-def flow_of(folder: Path) -> Flow[..., Coroutine[Any, Any, None]]:
-    """The flow of a skill that is written as instructions; BadInput if its SKILL.md is broken or names no such tool."""
-    how = read_instructions(folder)
+def flow_of(folder: Path, file: str = FILE) -> Flow[..., Coroutine[Any, Any, None]]:
+    """The flow of a skill that is written as instructions; BadInput if its file is broken or names no such tool."""
+    how = read_instructions(folder, file)
     named(how.tools)
 
     async def follow_instructions(cases: list[int]) -> None:

@@ -15,6 +15,7 @@ from tasks.home import taught
 from tasks.ledger import Ledger
 from tasks.ledger.agents import all_agents
 from tasks.ledger.lessons import learn
+from tasks.ledger.releases import releases_of
 from tasks.ledger.reviewed import (
     WEEK,
     Audited,
@@ -46,6 +47,8 @@ MOVED = 0.005
 FEW = 10
 """So many audits are no ground for a threshold, not even for a cautious one."""
 HIGHEST = 0.99
+TRIED = "tried/"
+"""Begins the names of a canary's strata, which are drawn from by a plan of their own."""
 
 
 class Change(NamedTuple):
@@ -87,17 +90,37 @@ def _drawn(c: Connection, week: Window, period: str, agent: Agent, budget: int) 
             limits[skill] = agent.threshold if found is None else found
         return stratum(kind, skill, version, confidence, limits[skill])
 
-    counted = Counter(cell(*row[1:]) for row in one_by_one(c, week))
-    if not counted:
-        return {}
+    tried = _tried(c, week)
+    counted: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    for _, kind, skill, version, sure in one_by_one(c, week):
+        counted[(skill, version) in tried][cell(kind, skill, version, sure)] += 1
+    if not counted[True] or not counted[False] or budget < 2 * FEW:
+        parts = {"": (counted[True] + counted[False], budget)}
+    else:
+        # By its share of the cases a canary would have so few that nothing could be said of it for months.
+        parts = {TRIED: (counted[True], budget // 2), "": (counted[False], budget - budget // 2)}
     before: defaultdict[str, list[bool]] = defaultdict(list)
     for one in audited(c, Window(week.agent, week.since - 8 * WEEK, week.since, week.as_of)):
         if one.right is not None:
             before[one.stratum].append(one.right)
-    cells = [Cell(name, n, len(before[name]), before[name].count(False)) for name, n in sorted(counted.items())]
-    planned = plan(cells, budget)
-    drawn = draw_from(((row[0], cell(*row[1:])) for row in one_by_one(c, week)), planned, f"{week.agent} {period}")
-    return {outcome: (one.stratum, one.chance) for outcome, one in drawn.items()}
+    found: dict[int, tuple[str, float]] = {}
+    for mark, (cells, share) in parts.items():
+        if not cells:
+            continue
+        planned = plan((_told(name, n, before[f"{mark}{name}"]) for name, n in sorted(cells.items())), share)
+        named = ((row[0], cell(*row[1:])) for row in one_by_one(c, week))
+        drawn = draw_from((one for one in named if one[1] in cells), planned, f"{week.agent} {period}")
+        found |= {outcome: (f"{mark}{one.stratum}", one.chance) for outcome, one in drawn.items()}
+    return found
+
+
+def _told(name: str, population: int, before: Sequence[bool]) -> Cell:
+    return Cell(name, population, len(before), before.count(False))
+
+
+def _tried(c: Connection, window: Window) -> set[tuple[str, str]]:
+    """Skill and version of each canary."""
+    return {(one.skill, one.version) for one in releases_of(c, window.agent, window.as_of) if one.stage == "canary"}
 
 
 async def count(ledger: Ledger, window: Window) -> Figures:
@@ -118,7 +141,9 @@ async def count(ledger: Ledger, window: Window) -> Figures:
 async def adjust(ledger: Ledger, window: Window, review: int, target: float, change: bool) -> list[Change]:
     """Move the threshold of each skill to where its audits say that the target is kept; say why, also if not moved."""
     agent = await ledger.read("read the agent", lambda c: settings(c, window.agent))
+    tried = await ledger.read("see what is tried out", lambda c: _tried(c, window))
     drawn = await ledger.read("read the audits", lambda c: audited(c, window))
+    drawn = [one for one in drawn if (one.skill, one.version) not in tried]  # its errors end the trial, not the rest
     changes = []
     for skill in sorted({one.skill for one in drawn}):
         mine = [one for one in drawn if one.skill == skill and one.confidence is not None]

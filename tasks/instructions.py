@@ -46,13 +46,13 @@ class Instructions(Record):
     knowledge: Knowledge | None = None
 
 
-def read_instructions(folder: Path) -> Instructions:
+def read_instructions(folder: Path, file: str = FILE) -> Instructions:
     """Load a skill's SKILL.md; BadInput that names the file and the field if it is broken.
 
     Under `metadata`: `version` (needed), `turns`, `tokens` and `seconds` (limits of a conversation) and `knowledge`,
     a knowledge base by its path from the folder.
     """
-    path = folder / FILE
+    path = folder / file
     try:
         head, text = _parts(path.read_text(encoding="utf-8"))
         given = _Head.model_validate(yaml.safe_load(head))

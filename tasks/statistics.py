@@ -155,6 +155,15 @@ def change(now: Sequence[Stratum], before: Sequence[Stratum], confidence: float 
     return Difference(value, max(min(low - 1, value), -1.0), min(max(high - 1, value), 1.0))
 
 
+def newcombe(now: int, of_now: int, before: int, of_before: int, confidence: float = 0.95) -> Difference:
+    """A share of all minus another, both counted and not sampled, as draws of what is to come (Newcombe 1998, 10)."""
+    if not of_now or not of_before:
+        return Difference(None, -1.0, 1.0)
+    (low, high), (less, more) = wilson(now, of_now, confidence), wilson(before, of_before, confidence)
+    a, b = now / of_now, before / of_before
+    return Difference(a - b, a - b - math.hypot(a - low, more - b), a - b + math.hypot(high - a, b - less))
+
+
 def kappa(pairs: Sequence[tuple[Hashable, Hashable]], confidence: float = 0.95) -> Kappa | None:
     """Cohen's kappa of two auditors' labels for the same outcomes; None for fewer than 2, or if both only know one.
 

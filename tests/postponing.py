@@ -38,7 +38,7 @@ async def postponing(cases: list[CaseId]) -> None:
 def tick(**settings: object) -> str:
     """The name of the state in which it ends."""
     given = {"name": "desk", "source": "maildir:inbox", "skills": ["postponing"], **settings}
-    here = {"catalogue": lambda: {"postponing": Path(__file__)}, "skill_flow": lambda _: postponing}
+    here = {"catalogue": lambda: {"postponing": Path(__file__)}, "skill_flow": lambda *_: postponing}
     here["describe"] = lambda _: "Sort mail."
     with patch.multiple(loop, **here):
         state = asyncio.run(loop.agent_loop(Agent.model_validate(given), dry_run=False, return_state=True))

@@ -8,7 +8,7 @@ from tasks.errors import BadInput
 from tasks.ledger.calls import Place, forget_answers, today, top_up
 from tasks.ledger.effects import resolve_unknown
 from tasks.ledger.journal import note
-from tasks.ledger.tables import agents, cases, effects, outcomes, steps
+from tasks.ledger.tables import SHADOW, agents, cases, effects, outcomes, steps
 from tasks.prices import NANO
 from tasks.records import CaseId
 
@@ -34,7 +34,7 @@ def redo_rehearsed(c: Connection, since: float, who: str) -> list[CaseId]:
     found = (
         select(cases.c.id, outcomes.c.rehearsed)
         .join(outcomes, outcomes.c.case == cases.c.id)
-        .where(cases.c.state == "settled", outcomes.c.at >= since)
+        .where(cases.c.state == "settled", outcomes.c.at >= since, ~cases.c.source.startswith(SHADOW))
         .order_by(cases.c.id, outcomes.c.id)
     )
     last = {row.id: row.rehearsed for row in c.execute(found)}

@@ -1,4 +1,4 @@
-"""The tables of the review: what auditors said, whom they were asked about, and what the review made of it."""
+"""The tables of the review: what auditors said, what they were asked about, and what the review made of it."""
 
 from sqlalchemy import (
     Boolean,
@@ -85,4 +85,21 @@ lessons = Table(
     Column("at", Float, nullable=False),
     UniqueConstraint("agent", "skill", "case", "review"),
     Index("lessons_of_skill", "agent", "skill", "id"),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("agent", String(40), nullable=False),
+    Column("skill", String(80), nullable=False),
+    Column("version", String(40), nullable=False),
+    Column("stage", String(8), nullable=False, doc="shadow canary live retired; the newest word on a version counts"),
+    Column("share", Float, nullable=False, doc="Of the cases: those that a canary works, or a shadow sees."),
+    Column("seen", Integer, nullable=False, doc="The last outcome that a shadow has looked at."),
+    Column("review", Integer, ForeignKey("reviews.id"), doc="What said so; empty for a person."),
+    Column("who", String(80), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Index("releases_of_agent", "agent", "skill", "version", "id"),
 )

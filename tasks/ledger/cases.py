@@ -13,7 +13,18 @@ from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, o
 from tasks.errors import FenceLost
 from tasks.ledger.inserts import insert_or_nothing
 from tasks.ledger.lessons import newest as newest_lesson
-from tasks.ledger.tables import agents, asked_later, attempts, cases, holders, markers, outcomes, steps, unsettled
+from tasks.ledger.tables import (
+    SHADOW,
+    agents,
+    asked_later,
+    attempts,
+    cases,
+    holders,
+    markers,
+    outcomes,
+    steps,
+    unsettled,
+)
 from tasks.ledger.thresholds import threshold_of
 from tasks.records import Agent, Arrival, Case, CaseId, Outcome, Policy
 
@@ -162,7 +173,8 @@ def begin(
     agent = Agent.model_validate_json(owner.settings)
     # Thresholds, versions and lessons are pinned, so that a replay after a restart takes the same turns as before it.
     if row.policy:
-        policy = Policy.model_validate_json(row.policy)
+        # Its version is another one only if a person asked for that one, or if the code has the first no more.
+        policy = Policy.model_validate_json(row.policy).model_copy(update={"versions": {skill: version}})
     else:
         found, learnt = threshold_of(c, row.agent, skill), newest_lesson(c, row.agent, skill)
         threshold = agent.threshold if found is None else found
@@ -176,7 +188,8 @@ def begin(
             case=case, fence=fence, holder=holder, skill=skill, version=version, flow_run=flow_run, begun=time.time()
         )
     )
-    return Work(load(row), fence, row.take, row.resend, kept, policy, agent, owner.dry_run, row.suspect)
+    rehearses = owner.dry_run or row.source.startswith(SHADOW)
+    return Work(load(row), fence, row.take, row.resend, kept, policy, agent, rehearses, row.suspect)
 
 
 _HELD = select(cases.c.fence, cases.c.state).where(cases.c.id == bindparam("case")).with_for_update()

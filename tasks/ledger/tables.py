@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from tasks.ledger.audit_tables import audits as audits
 from tasks.ledger.audit_tables import lessons as lessons
+from tasks.ledger.audit_tables import releases as releases
 from tasks.ledger.audit_tables import reviews as reviews
 from tasks.ledger.audit_tables import thresholds as thresholds
 from tasks.ledger.audit_tables import verdicts as verdicts
@@ -29,6 +30,7 @@ from tasks.ledger.queues import metadata as metadata  # and so its tables are kn
 from tasks.ledger.queues import model_calls as model_calls
 from tasks.ledger.queues import spending as spending
 
+SHADOW = "shadow:"  # the source of copies that a version only rehearses; no place that could be polled
 UNSETTLED = "state IN ('open', 'working', 'parked')"
 
 agents = Table(

@@ -81,7 +81,7 @@ def tick(folder: Path) -> None:
     agent = Agent(
         name=AGENT, source=f"maildir:{folder}/inbox", skills=[SKILL], effects=effects, threshold=START, batch=2000
     )
-    here: dict[str, Any] = {"catalogue": lambda: {SKILL: Path(__file__)}, "skill_flow": lambda _: skill}
+    here: dict[str, Any] = {"catalogue": lambda: {SKILL: Path(__file__)}, "skill_flow": lambda *_: skill}
     with patch.multiple(loop, describe=lambda _: "Answer.", **here):
         asyncio.run(loop.agent_loop(agent, dry_run=False))
 

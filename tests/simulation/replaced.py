@@ -79,11 +79,11 @@ def _here() -> tuple[str, str, str]:
     return _machine().name, _machine().boot, "1"
 
 
-def _flow(_: str) -> Any:
+def _flow(*_: str) -> Any:
     async def run(cases: list[int]) -> None:
         await skills.each(cases, work)
 
-    return SimpleNamespace(with_options=lambda **_: run)
+    return SimpleNamespace(version="1", with_options=lambda **_: run)
 
 
 async def _shown(*_: Any) -> None:
