@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.ledger import Ledger
 from tasks.ledger.agents import draining
 from tasks.ledger.holders import BEAT_SECONDS, CONFIRM_SECONDS, LEASE_SECONDS, Observer, beat, leave, register
-from tasks.process import this_process
+from tasks.process import outlive_the_reader, this_process
 
 log = logging.getLogger("holdfast.lease")
 GRACE_SECONDS = 30.0  # past its deadline a case that the event loop could not end is presumed to hang it
@@ -112,6 +112,7 @@ async def holding(ledger: Ledger, flow_run: str) -> AsyncIterator[Lease]:
     if (outer := _HOLDING.get()) is not None:
         yield outer
         return
+    outlive_the_reader()
     async with Lease(ledger, flow_run) as lease:
         token = _HOLDING.set(lease)
         try:

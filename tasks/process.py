@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import Console
+
 
 class Process(NamedTuple):
     """A process that no reboot, pid reuse or container can be mistaken for; empty means «can not be told»."""
@@ -107,3 +109,20 @@ def runs_here(pid: int, flow_run: str) -> bool:
     except OSError:
         return False
     return f"PREFECT__FLOW_RUN_ID={flow_run}".encode() in environment
+
+
+def outlive_the_reader() -> None:
+    """Go on when nobody reads any more what this process prints, such as a run whose worker was killed.
+
+    Rich, through which Prefect prints, would raise SystemExit in the middle of whatever prints: a batch would end with
+    model calls in hand, which are paid for again.
+    """
+    Console.on_broken_pipe = _printed_for_nobody  # type: ignore[method-assign,assignment]
+
+
+def _printed_for_nobody(console: Console) -> None:
+    console.quiet = True
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nobody, stream)
+    os.close(nobody)

@@ -7,6 +7,7 @@ import signal
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 from sqlalchemy import func, select, update
@@ -33,9 +34,9 @@ def start(ledger: Ledger, tmp_path: Path, prefect_server: str) -> Start:
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
 
-    def run(*ids: int, **more: str) -> forked.Forked:
+    def run(*ids: int, output: IO[str] | None = None, **more: str) -> forked.Forked:
         with (tmp_path / "errors").open("a") as errors:
-            return forked.start("tests.one_run", *map(str, ids), env=env | more, output=errors)
+            return forked.start("tests.one_run", *map(str, ids), env=env | more, output=output or errors)
 
     return run
 
@@ -123,3 +124,18 @@ def test_a_process_that_was_told_to_end_loses_nothing_and_its_cases_go_on(
     (tmp_path / "word").touch()
     assert start(1, 2).wait(60) == 0
     assert states(ledger) == {"settled": 2} and len(list((tmp_path / "sent/new").iterdir())) == 2
+
+
+def test_a_run_whose_worker_was_killed_does_not_end_with_the_next_line_that_it_prints(
+    ledger: Ledger, tmp_path: Path, start: Start
+) -> None:
+    fill(ledger, tmp_path, [arrival(number, body="wait for the word") for number in (1, 2)])
+    read, write = os.pipe()
+    with os.fdopen(read) as worker, os.fdopen(write, "w") as printed:
+        run = start(1, 2, PREFECT_LOGGING_LEVEL="INFO", output=printed)
+        wait_for(lambda: (tmp_path / "log").read_text().count("count") == 2, 60, "the first steps")
+        worker.close()
+    (tmp_path / "word").touch()
+    assert run.wait(60) == 0
+    rows = ledger.read_now("look", lambda c: c.execute(select(attempts)).all())
+    assert [row.how for row in rows] == ["settled", "settled"], "a batch ended because nobody reads what it prints"
