@@ -11,14 +11,16 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
-from tasks.audits import Change, adjust, count, draw, teach
+from tasks.audits import Change, adjust, count, draw, settings, teach
 from tasks.errors import BadInput
 from tasks.figures import Figures, plain
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import all_agents
+from tasks.ledger.judged import ask_the_judge, hear_the_judge
 from tasks.ledger.reviewed import WEEK, Open, Window, begin_review, begins, end_review, week_of
 from tasks.ledger.signals import keep, signals
-from tasks.releases import judge
+from tasks.model import has_key
+from tasks.releases import rule
 from tasks.report import notify, show_review
 
 WEEKS = 8
@@ -34,6 +36,7 @@ async def review(
     change: bool = Field(
         default=False, description="Move thresholds, teach, promote and roll back; otherwise only say so."
     ),
+    judge: bool = Field(default=False, description="Ask Claude for a second opinion on what was drawn; in no rate."),
     alarm: str = Field(default="", description="A notification block, such as `slack-webhook/ops`, for alarms."),
 ) -> State[Any]:
     """Review an agent's outcomes in a window: signals, audits, rates with intervals, thresholds, versions, report.
@@ -46,9 +49,13 @@ async def review(
     if agent not in {row.name for row in await ledger.read("list the agents", all_agents)}:
         raise BadInput(f"No agent {agent!r} has ever run a tick here; see the names under Deployments.")
     first, last = _window(since, until)
+    if judge:
+        await hear_opinions(ledger, agent)
     number, window = await ledger.write("begin the review", lambda c: begin_review(c, agent, first, last))
     told = await look_for_signals(ledger, window)
     asked = await draw_audits(ledger, window, audits)
+    if judge:
+        await ask_for_opinions(ledger, window)
     found = await count_outcomes(ledger, window)
     changes = await move_thresholds(ledger, window, number, target, change)
     changes += await teach_skills(ledger, window, number, change)
@@ -92,6 +99,20 @@ async def draw_audits(ledger: Ledger, window: Window, budget: int) -> list[Open]
     return await draw(ledger, window, budget)
 
 
+@task(task_run_name="hear opinions", cache_policy=NO_CACHE)
+async def hear_opinions(ledger: Ledger, agent: str) -> int:
+    """Note what the judge said since the last review. Returns how many opinions are new."""
+    if not (has_key() or (await ledger.read("read the agent", lambda c: settings(c, agent))).models):
+        raise BadInput("A judge needs a model: set ANTHROPIC_API_KEY, or give the agent `models`, or set judge: false.")
+    return await ledger.write("hear the judge", lambda c: hear_the_judge(c, agent))
+
+
+@task(task_run_name="ask for opinions", cache_policy=NO_CACHE)
+async def ask_for_opinions(ledger: Ledger, window: Window) -> int:
+    """Make cases for the judge of what was drawn; the agent's next tick works them. Returns how many are new."""
+    return await ledger.write("ask the judge", lambda c: ask_the_judge(c, window))
+
+
 @task(task_run_name="count outcomes", cache_policy=NO_CACHE)
 async def count_outcomes(ledger: Ledger, window: Window) -> Figures:
     """All figures."""
@@ -113,4 +134,4 @@ async def teach_skills(ledger: Ledger, window: Window, number: int, change: bool
 @task(task_run_name="judge versions", cache_policy=NO_CACHE)
 async def judge_versions(ledger: Ledger, window: Window, number: int, change: bool) -> list[Change]:
     """What becomes of versions that are tried out."""
-    return await judge(ledger, window, number, change)
+    return await rule(ledger, window, number, change)

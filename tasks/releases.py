@@ -63,7 +63,7 @@ def _points(found: Difference) -> str:
     return f"{100 * found.value:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
-async def judge(ledger: Ledger, window: Window, review: int, change: bool) -> list[Change]:
+async def rule(ledger: Ledger, window: Window, review: int, change: bool) -> list[Change]:
     """Rule on each version that is a canary or a shadow; with `change` the ruling counts from the next case on."""
     said = await ledger.read("read the releases", lambda c: _rulings(c, window))
     changes = []
