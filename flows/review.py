@@ -18,9 +18,11 @@ from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import all_agents
 from tasks.ledger.reviewed import WEEK, Open, Window, begin_review, begins, end_review, week_of
 from tasks.ledger.signals import keep, signals
+from tasks.ledger.story import Told, worst_of_week
 from tasks.report import notify, show_review
 
 WEEKS = 8
+WORST = 3  # decisions of the week that ended, each with its story
 
 
 @flow(name="review", version="1", flow_run_name="review {agent}")
@@ -50,7 +52,8 @@ async def review(
     changes = await move_thresholds(ledger, window, number, target, change)
     changes += await teach_skills(ledger, window, number, change)
     urgent = [one.said for one in changes if one.alarm]
-    await show_review(found, window, target, [one.said for one in changes], asked)
+    worst = await tell_the_worst(ledger, window)
+    await show_review(found, window, target, [one.said for one in changes], asked, worst)
     await ledger.write("end the review", lambda c: end_review(c, number, plain(found)))
     if urgent and alarm:
         await notify(alarm, f"{agent} errs too often", "\n".join(urgent))
@@ -92,6 +95,12 @@ async def draw_audits(ledger: Ledger, window: Window, budget: int) -> list[Open]
 async def count_outcomes(ledger: Ledger, window: Window) -> Figures:
     """All figures."""
     return await count(ledger, window)
+
+
+@task(task_run_name="tell the worst", cache_policy=NO_CACHE)
+async def tell_the_worst(ledger: Ledger, window: Window) -> list[Told]:
+    """The worst decisions of the week that ended, each with its story."""
+    return await ledger.read("tell the worst of the week", lambda c: worst_of_week(c, window, WORST))
 
 
 @task(task_run_name="move thresholds", cache_policy=NO_CACHE)
