@@ -1,4 +1,4 @@
-"""The simulated half-year plays through to its table, so that it is not found broken when somebody wants its figures."""
+"""The simulated half-year plays through to its table, so that it is found whole when somebody wants its figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MATTERS = {
 }
 OPENINGS = ("Hello,", "Help,", "Why is it that", "I think", "Since Monday", "Again:", "Please,", "It seems")
 STRANGE = ("how tall is the tower", "sing me a song", "who won the game", "what is for lunch", "tell a joke")
-WEEKS, MAILS = 3, 30
+WEEKS, MAILS = 2, 24
 
 
 def write_data(folder: Path) -> None:

@@ -204,7 +204,11 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="Leave out the half-year without a review.")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    year, clock, began = half_year(given.data, given.seed, given.drift, given.weeks, given.mails), Clock(), time.monotonic()
+    year, clock, began = (
+        half_year(given.data, given.seed, given.drift, given.weeks, given.mails),
+        Clock(),
+        time.monotonic(),
+    )
     found: dict[str, list[Told]] = {}
     with tempfile.TemporaryDirectory(prefix="half-year-") as prefect, prefect_server_in(Path(prefect)) as api:
         logging.disable(logging.WARNING)  # a line for each step of ten thousand cases
@@ -215,7 +219,14 @@ def main() -> None:
                 out.print(f"\n[bold]{name}[/bold]")
                 with house(year, api) as folder:
                     found[name] = play(year, folder, clock, target, given.audits)
-    columns = ("seed", "wrong of acted in week 1", f"in weeks {max(given.weeks - 3, 1)} to {given.weeks}", "lowest coverage", "highest wrong", "labels")
+    columns = (
+        "seed",
+        "wrong of acted in week 1",
+        f"in weeks {max(given.weeks - 3, 1)} to {given.weeks}",
+        "lowest coverage",
+        "highest wrong",
+        "labels",
+    )
     table = Table(*columns, title=f"target {given.target:.0%}{', drift' if given.drift else ''}", title_justify="left")
     for name, weeks in found.items():
         table.add_row(*summary(f"{given.seed}, {name}", weeks))
