@@ -130,7 +130,8 @@ def why(case: int) -> None:
     if not told:
         raise _fail(f"There is no case {case}. A tick's table in the UI lists the ids.")
     for line in told:
-        out.print(f"{datetime.fromtimestamp(line.at, UTC):%d %b %H:%M:%S}  {line.what}", soft_wrap=True, markup=False)
+        at = f"{datetime.fromtimestamp(line.at, UTC):%d %b %H:%M:%S}"
+        out.print(f"{at}  {line.what}{line.words}", soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -19,11 +19,13 @@ from tasks.ledger.agents import all_agents
 from tasks.ledger.judged import ask_the_judge, hear_the_judge
 from tasks.ledger.reviewed import WEEK, Open, Window, begin_review, begins, end_review, week_of
 from tasks.ledger.signals import keep, signals
+from tasks.ledger.story import Told, worst_of_week
 from tasks.model import has_key
 from tasks.releases import rule
 from tasks.report import notify, show_review
 
 WEEKS = 8
+WORST = 3  # decisions of the week that ended, each with its story
 
 
 @flow(name="review", version="1", flow_run_name="review {agent}")
@@ -61,7 +63,8 @@ async def review(
     changes += await teach_skills(ledger, window, number, change)
     changes += await judge_versions(ledger, window, number, change)
     urgent = [one.said for one in changes if one.alarm]
-    await show_review(found, window, target, [one.said for one in changes], asked)
+    worst = await tell_the_worst(ledger, window)
+    await show_review(found, window, target, [one.said for one in changes], asked, worst)
     await ledger.write("end the review", lambda c: end_review(c, number, plain(found)))
     if urgent and alarm:
         await notify(alarm, f"{agent} errs too often", "\n".join(urgent))
@@ -70,7 +73,7 @@ async def review(
     wrong = found.total.wrong
     rate = "not known yet" if wrong.value is None else f"{wrong.value:.1%} ({wrong.low:.1%} to {wrong.high:.1%})"
     summary = f"{found.total.outcomes} outcomes, wrong of acted {rate}; {len(asked)} to look at, {told} new signal(s)."
-    return Completed(name="Alarm" if urgent else "Completed", message=summary)
+    return Completed(name="Alarm" if urgent else "Completed", message=f"{summary} See Artifacts.")
 
 
 def _window(since: date | None, until: date | None) -> tuple[float, float]:
@@ -117,6 +120,12 @@ async def ask_for_opinions(ledger: Ledger, window: Window) -> int:
 async def count_outcomes(ledger: Ledger, window: Window) -> Figures:
     """All figures."""
     return await count(ledger, window)
+
+
+@task(task_run_name="tell the worst", cache_policy=NO_CACHE)
+async def tell_the_worst(ledger: Ledger, window: Window) -> list[Told]:
+    """The worst decisions of the week that ended, each with its story."""
+    return await ledger.read("tell the worst of the week", lambda c: worst_of_week(c, window, WORST))
 
 
 @task(task_run_name="move thresholds", cache_policy=NO_CACHE)

@@ -9,15 +9,17 @@ from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.blocks.core import Block
-from prefect.settings import PREFECT_UI_URL
 from sqlalchemy import Connection, Row, func, select
 
+from tasks import story_page
 from tasks.errors import BadInput
 from tasks.figures import Figures
 from tasks.home import home
 from tasks.ledger.reviewed import Open, Window
 from tasks.ledger.spent import Spent
+from tasks.ledger.story import Line, Told
 from tasks.ledger.tables import attempts, cases, effects, outcomes, steps
+from tasks.links import links
 from tasks.prices import NANO
 
 ROWS = 500  # more than anyone reads; the ledger has them all
@@ -83,14 +85,19 @@ async def show_tick(agent: str, rows: list[dict[str, Any]], summary: str, unread
 
 
 async def show_review(
-    found: Figures, window: Window, target: float, changes: Sequence[str], asked: Sequence[Open]
+    found: Figures,
+    window: Window,
+    target: float,
+    changes: Sequence[str],
+    asked: Sequence[Open],
+    worst: Sequence[Told],
 ) -> None:
     """Leave a review's report and the list of what people shall look at, and both as files beside the ledger."""
     from tasks import review_page  # its pictures take a second to import
 
     drawn = review_page.pictures(found, target)
-    runs = f"{(PREFECT_UI_URL.value() or '').rstrip('/')}/runs/flow-run/"
-    text = review_page.markdown(found, window, target, changes, drawn, runs)
+    ways = await links()
+    text = review_page.markdown(found, window, target, changes, drawn, worst, asked, ways)
     name = f"review-{window.agent}"
     folder = home() / "reviews"
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,24 +107,17 @@ async def show_review(
         whole.replace(folder / f"{name}.{ending}")  # whoever reads it never sees half of one
     where = f"\nThe same as a page and as a sheet on the worker's machine: `{folder}/{name}.html` and `.csv`.\n"
     await acreate_markdown_artifact(key=name[:100], markdown=text + where, description=f"Review of {window.agent}")
-    table = [
-        {
-            "case": f"[{one.case}]({runs}{one.flow_run})" if one.flow_run else str(one.case),
-            "week of": one.period,
-            "it": one.kind.replace("_", " "),
-            "conclusion": one.answer,
-            "confidence": "" if one.confidence is None else f"{one.confidence:.2f}",
-            "because of": one.because,
-            "skill": f"{one.skill} {one.version}",
-            "drawn with": f"{one.chance:.3f}",
-        }
-        for one in asked[:ROWS]
-    ]
-    told = (
-        f"{len(asked)} case(s) to look at. Was acting on its conclusion right, or would it have been? Say so with the "
-        "deployment `verdict`, or `python -m deployments verdict CASE --right` or `--wrong`; `why CASE` tells how."
+    await acreate_markdown_artifact(
+        key=f"audits-{window.agent}"[:100],
+        markdown=review_page.to_look_at(window, asked[:ROWS], len(asked), ways),
+        description=f"{len(asked)} case(s) of {window.agent} to look at",
     )
-    await acreate_table_artifact(key=f"audits-{window.agent}"[:100], table=table, description=told)
+
+
+async def show_story(case: int, told: Sequence[Line]) -> None:
+    """Leave the story of a case on the run that was asked for it, and under the case's name."""
+    text = story_page.page(case, told, await links())
+    await acreate_markdown_artifact(key=f"case-{case}", markdown=text, description=f"The story of case {case}")
 
 
 async def notify(block: str, subject: str, text: str) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 from markdown_it import MarkdownIt
 
+from tasks import story_page
 from tasks.charts import Point, bars, inline, over_time, reliability
 from tasks.figures import MINUTES, Figures, Line, Week
-from tasks.ledger.reviewed import Window, Wrong, name_of, week_of
+from tasks.ledger.reviewed import WEEK, Open, Window, Wrong, name_of, week_of
+from tasks.ledger.story import Told
+from tasks.links import Links, literally
 from tasks.statistics import Share
 
 SHOWN = 15  # rows of a table that has one for each intent
@@ -53,14 +56,23 @@ def _point(at: str, share: Share) -> Point:
 
 
 def markdown(
-    found: Figures, window: Window, target: float, changes: Sequence[str], drawn: dict[str, bytes], runs: str
+    found: Figures,
+    window: Window,
+    target: float,
+    changes: Sequence[str],
+    drawn: dict[str, bytes],
+    worst: Sequence[Told],
+    asked: Sequence[Open],
+    links: Links,
 ) -> str:
-    """The report; `runs` is the address under which a flow run's id leads to its page."""
+    """The report; `worst` are those of the window's last week, `asked` what people shall look at."""
     total = found.total
     parts = [
         f"# Review of {window.agent}, {name_of(week_of(window.since))} to {_day(window.until)}",
         _summary(total, target),
         *(["## What changed", *(f"- {one}" for one in changes)] if changes else []),
+        f"## Worst of the week that ended, {_day(window.until - WEEK)} to {_day(window.until - 1)}",
+        _of_the_week(worst, window, asked, links),
         "## By week",
         inline(drawn["wrong by week"], "wrong by week"),
         inline(drawn["coverage by week"], "coverage by week"),
@@ -68,8 +80,8 @@ def markdown(
             ("week", "cases", "acted", "coverage", "wrong of acted", "asked", "answered"),
             [_of_week(one) for one in found.weeks],
         ),
-        "## Worst decisions",
-        _worst(found.worst, runs),
+        "## Worst of all these weeks",
+        _worst(found.worst, links),
         "## By skill, version and intent",
         _table(
             ("", "cases", "acted", "wrong of acted", "false-positive rate", "recall", "escalated", "USD per right one"),
@@ -82,6 +94,31 @@ def markdown(
         _counted(found),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def to_look_at(window: Window, asked: Sequence[Open], of: int, links: Links) -> str:
+    """The cases that people are asked about. Not a table of Prefect's: one of its UIs shows no links in those."""
+    rows = [
+        (
+            links.run(str(one.case), one.flow_run),
+            links.judge(one.case),
+            links.ask_why(one.case),
+            one.kind.replace("_", " "),
+            literally(one.answer),
+            "" if one.confidence is None else f"{one.confidence:.2f}",
+            one.period,
+            literally(one.because),
+            f"{one.skill} {one.version}",
+        )
+        for one in asked
+    ]
+    names = ("case and run", "verdict", "its story", "it", "conclusion", "sure", "week of", "because of", "skill")
+    told = (
+        f"{of} case(s) to look at{'' if of == len(asked) else f', the first {len(asked)} here'}. Was acting on the "
+        "conclusion right or, where nothing was done, would it have been? Say so in the form `verdict`, or with "
+        "`python -m deployments verdict CASE --right` or `--wrong`; `python -m deployments why CASE` tells all of it."
+    )
+    return f"# What to look at: {window.agent}\n\n{told}\n\n{_table(names, rows)}\n"
 
 
 def page(text: str, title: str) -> str:
@@ -148,28 +185,40 @@ def _shown(lines: Sequence[Line]) -> list[Line]:
 
 
 def _of_line(one: Line) -> tuple[str, ...]:
-    name = " ".join(filter(None, (one.skill, one.version and f"version {one.version}", one.answer))) or "all"
+    name = " ".join(filter(None, (one.skill, one.version and f"version {one.version}", literally(one.answer)))) or "all"
     cost = "" if one.usd_per_right is None else f"{one.usd_per_right:.4f}"
     rates = (percent(one.wrong), percent(one.false_positives), percent(one.recall))
     return name, f"{one.outcomes:,}", f"{one.acted:,}", *rates, f"{one.escalation.value or 0:.0%}", cost
 
 
-def _worst(worst: Sequence[Wrong], runs: str) -> str:
+def _of_the_week(worst: Sequence[Told], window: Window, asked: Sequence[Open], links: Links) -> str:
+    newest = sum(one.period == name_of(week_of(window.until - 1)) for one in asked)
+    where = links.artifact(f"audits-{window.agent}")
+    wait = (
+        f"{newest} of its drawn cases and {len(asked) - newest} of weeks before were not looked at yet: see {where}."
+        if asked
+        else "All that was drawn was looked at."
+    )
+    return f"{story_page.worst(worst, links) or 'Nobody has found a wrong one in it.'}\n\n{wait}"
+
+
+def _worst(worst: Sequence[Wrong], links: Links) -> str:
     if not worst:
         return "Nobody found a wrong one in this window."
     rows = [
         (
-            f"[{one.case}]({runs}{one.flow_run})" if one.flow_run else str(one.case),
-            one.answer,
+            links.run(str(one.case), one.flow_run),
+            literally(one.answer),
             "" if one.confidence is None else f"{one.confidence:.2f}",
-            one.label or "not said",
-            "a person" if one.source == "person" else "wrote again" if one.source == "signal" else "a judge",
-            one.because,
-            f"`why {one.case}`",
+            literally(one.label) or "not said",
+            story_page.says(one.source),
+            literally(one.because),
+            links.ask_why(one.case),
+            links.judge(one.case),
         )
         for one in worst
     ]
-    return _table(("case and run", "acted as", "sure", "should be", "says", "because of", "its story"), rows)
+    return _table(("case and run", "acted as", "sure", "should be", "says", "because of", "its story", "verdict"), rows)
 
 
 def _steps(found: Figures) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Integer, case, cast, exists, f
 
 from tasks.ledger.inserts import insert_or_nothing
 from tasks.ledger.standing import newest_words, truths
-from tasks.ledger.tables import audits, model_calls, outcomes, reviews, verdicts
+from tasks.ledger.tables import agents, audits, model_calls, outcomes, reviews, verdicts
 
 WEEK = 604_800
 MONDAY = 345_600
@@ -208,7 +208,7 @@ def wrong_ones(c: Connection, window: Window, most: int) -> list[Wrong]:
         select(*columns, told.c.label, told.c.source, outcomes.c.flow_run, outcomes.c.body)
         .join(told, told.c.outcome == outcomes.c.id)
         .where(*concluded(window), outcomes.c.kind == "acted", told.c.right.is_(False))
-        .order_by(outcomes.c.confidence.desc(), outcomes.c.id)
+        .order_by(outcomes.c.confidence.desc().nulls_last(), outcomes.c.id)
         .limit(most)
     )
     rows: list[Any] = list(c.execute(found).all())
@@ -246,6 +246,8 @@ def ask_about(c: Connection, agent: str, period: str, drawn: dict[int, tuple[str
 
     Returns how many are new; none where another review drew from this week meanwhile: chances are those of one plan.
     """
+    # Under its agent's lock: of two reviews at once the later one looks when the draw of the first is there.
+    c.execute(select(agents.c.name).where(agents.c.name == agent).with_for_update())
     if was_drawn(c, agent, period):
         return 0
     new = 0

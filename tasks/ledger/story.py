@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, select
 
 from tasks.ledger.cases import LONGEST_BACKOFF
+from tasks.ledger.reviewed import WEEK, Window, Wrong, wrong_ones
 from tasks.ledger.tables import attempts, audits, cases, effects, holders, journal, outcomes, steps
-from tasks.ledger.verdicts import Verdict, verdicts_of
-from tasks.records import Outcome
+from tasks.ledger.verdicts import GREATEST, Verdict, verdicts_of
+from tasks.records import Outcome, Policy
 
 
 class Line(NamedTuple):
@@ -18,14 +19,33 @@ class Line(NamedTuple):
 
     at: float
     what: str
+    """Holds no customer's words and no address, so that Prefect may keep it."""
+    words: str = ""
+    """What follows where people may read everything: at a terminal."""
+    flow_run: str = ""
+    """The id of the run that it happened in; empty if that is not known or said already."""
+
+
+class Told(NamedTuple):
+    """A wrong decision with the story of its case."""
+
+    wrong: Wrong
+    story: list[Line]
+
+
+def worst_of_week(c: Connection, window: Window, most: int) -> list[Told]:
+    """The worst decisions of the seven days with which a window ends, the surest first."""
+    week = window._replace(since=max(window.since, window.until - WEEK))
+    return [Told(one, story(c, one.case)) for one in wrong_ones(c, week, most)]
 
 
 def story(c: Connection, case: int) -> list[Line]:
     """Everything the ledger knows of a case, oldest first; empty if there is none of that id."""
-    row = c.execute(select(cases).where(cases.c.id == case)).one_or_none()
+    row = c.execute(select(cases).where(cases.c.id == case)).one_or_none() if 0 < case <= GREATEST else None
     if row is None:
         return []
-    told = [Line(row.recorded, f"recorded by agent {row.agent} from {row.source} as {row.key}, thread {row.thread}")]
+    place = f" from {row.source} as {row.key}, thread {row.thread}"
+    told = [Line(row.recorded, f"recorded by agent {row.agent}", place)]
     ran = c.execute(select(steps).where(steps.c.case == case).order_by(steps.c.at)).all()
     for one in c.execute(select(attempts).where(attempts.c.case == case)).all():
         told += _attempt(c, one)
@@ -33,41 +53,50 @@ def story(c: Connection, case: int) -> list[Line]:
         name = step.step.rpartition(".")[2]
         told.append(Line(step.at, f"  step {name} ran in {step.seconds:.2f} s and was stored (attempt {step.fence})"))
     for effect in c.execute(select(effects).where(effects.c.case == case)).all():
-        why = f": {effect.why}" if effect.why else ""
-        told.append(Line(effect.at, f"  effect {effect.kind} by {effect.channel} is {effect.state}{why}"))
-    for one in c.execute(select(outcomes).where(outcomes.c.case == case)).all():
-        told.append(Line(one.at, _conclusion(Outcome.model_validate_json(one.body), one.rehearsed)))
+        why = f" by {effect.channel}" + (f": {effect.why}" if effect.why else "")
+        told.append(Line(effect.at, f"  effect {effect.kind} is {effect.state}", why))
+    came = c.execute(select(outcomes).where(outcomes.c.case == case).order_by(outcomes.c.id)).all()
+    for one in came:
+        # What is pinned belongs to the newest attempt: an earlier outcome may have had another threshold.
+        pinned = row.policy if one is came[-1] and one.fence == row.fence else ""
+        told += _conclusion(one, f", acts from {Policy.model_validate_json(pinned).threshold:.2f} on" if pinned else "")
     drawn = select(audits).join(outcomes, outcomes.c.id == audits.c.outcome).where(outcomes.c.case == case)
     for one in c.execute(drawn).all():
         told.append(Line(one.asked, f"drawn for audit, week of {one.period}, chance {one.chance:.3g}"))
-    told += [Line(one.at, _verdict(one)) for one in verdicts_of(c, case)]
+    told += [_verdict(one) for one in verdicts_of(c, case)]
     for note in c.execute(select(journal).where(journal.c.case == case)).all():
-        told.append(Line(note.at, f"{note.who}: {note.what}"))
-    state = f"now {row.state}" + (f": {row.reason}" if row.reason else "")
-    if row.state == "open" and 0 < (wait := row.not_before - time.time()) <= LONGEST_BACKOFF:
-        state += f" (tried again in {wait:.0f} s)"
-    return [*sorted(told, key=lambda line: line.at), Line(time.time(), state)]
+        did, colon, why = note.what.partition(":")
+        told.append(Line(note.at, f"{note.who}: {did}", colon + why))
+    return [*sorted(told, key=lambda line: line.at), _now(row)]
+
+
+def _now(row: Row[Any]) -> Line:
+    wait = row.not_before - time.time()
+    later = f" (tried again in {wait:.0f} s)" if row.state == "open" and 0 < wait <= LONGEST_BACKOFF else ""
+    return Line(time.time(), f"now {row.state}{later}", f": {row.reason}" if row.reason else "")
 
 
 def _attempt(c: Connection, one: Row[Any]) -> list[Line]:
     pid = c.execute(select(holders.c.pid).where(holders.c.id == one.holder)).scalar()
-    run = f", flow run {one.flow_run}" if one.flow_run else ""
-    begun = f"attempt {one.fence} begun by {one.skill} {one.version} in process {pid or '?'}{run}"
-    told = [Line(one.begun, begun)]
+    begun = f"attempt {one.fence} begun by {one.skill} {one.version} in process {pid or '?'}"
+    told = [Line(one.begun, begun, f", flow run {one.flow_run}" if one.flow_run else "", one.flow_run)]
     if one.ended:
         kept = f"; {one.replayed} finished step(s) replayed, not run" if one.replayed else ""
-        why = f": {one.why}" if one.why else ""
-        told.append(Line(one.ended, f"attempt {one.fence} {one.how}{why}{kept}"))
+        told.append(Line(one.ended, f"attempt {one.fence} {one.how}{kept}", f": {one.why}" if one.why else ""))
     return told
 
 
-def _verdict(one: Verdict) -> str:
+def _verdict(one: Verdict) -> Line:
     label = f", it should have been {one.label}" if one.label else ""
-    why = f": {one.why}" if one.why else ""
-    return f"verdict of {one.auditor} ({one.source}): {'right' if one.right else 'wrong'}{label}{why}"
+    said = f"verdict of {one.auditor} ({one.source}): {'right' if one.right else 'wrong'}{label}"
+    return Line(one.at, said, f": {one.why}" if one.why else "")
 
 
-def _conclusion(outcome: Outcome, rehearsed: bool) -> str:
-    sure = f" ({outcome.confidence:.2f})" if outcome.confidence is not None else ""
-    leaning = "".join(f"\n      {one.weight:.2f}  {one.source}: {one.text}" for one in outcome.evidence)
-    return f"{'rehearsed' if rehearsed else 'settled'}: {outcome.kind} {outcome.answer}{sure} {outcome.note}{leaning}"
+def _conclusion(row: Row[Any], pinned: str) -> list[Line]:
+    outcome = Outcome.model_validate_json(row.body)
+    sure = f" ({outcome.confidence:.2f}{pinned})" if outcome.confidence is not None else ""
+    came = f"{'rehearsed' if row.rehearsed else 'settled'}: {outcome.kind} {outcome.answer}{sure}"
+    leaning = [
+        Line(row.at, f"    leant on {one.source} ({one.weight:.2f})", f": {one.text}") for one in outcome.evidence
+    ]
+    return [Line(row.at, came, f" {outcome.note}" if outcome.note else ""), *leaning]
