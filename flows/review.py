@@ -11,16 +11,20 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
-from tasks.audits import Change, adjust, count, draw, teach
+from skills import knowledge_of
+from tasks.audits import Change, adjust, count, draw
 from tasks.errors import BadInput
 from tasks.figures import Figures, plain
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import all_agents
+from tasks.ledger.proposals import newest_proposals
 from tasks.ledger.reviewed import WEEK, Open, Window, begin_review, begins, end_review, week_of
 from tasks.ledger.signals import keep, signals
+from tasks.proposals import propose
 from tasks.report import notify, show_review
 
 WEEKS = 8
+PROPOSALS = 10  # that the report shows
 
 
 @flow(name="review", version="1", flow_run_name="review {agent}")
@@ -30,7 +34,9 @@ async def review(
     until: date | None = None,
     audits: int = Field(default=50, ge=10, le=5000, description="Cases a week that people are asked to look at."),
     target: float = Field(default=0.05, gt=0, lt=1, description="At most this share of what it acts on may be wrong."),
-    change: bool = Field(default=False, description="Move thresholds and teach; otherwise only say so."),
+    change: bool = Field(
+        default=False, description="Move thresholds, and learn what helps beyond chance; or only say so."
+    ),
     alarm: str = Field(default="", description="A notification block, such as `slack-webhook/ops`, for alarms."),
 ) -> State[Any]:
     """Review an agent's outcomes in a window: later signals, audits, rates with intervals, thresholds, report.
@@ -48,9 +54,10 @@ async def review(
     asked = await draw_audits(ledger, window, audits)
     found = await count_outcomes(ledger, window)
     changes = await move_thresholds(ledger, window, number, target, change)
-    changes += await teach_skills(ledger, window, number, change)
+    changes += await propose_lessons(ledger, window, number, change)
     urgent = [one.said for one in changes if one.alarm]
-    await show_review(found, window, target, [one.said for one in changes], asked)
+    learning = await ledger.read("list proposals", lambda c: newest_proposals(c, agent, PROPOSALS))
+    await show_review(found, window, target, [one.said for one in changes], asked, learning)
     await ledger.write("end the review", lambda c: end_review(c, number, plain(found)))
     if urgent and alarm:
         await notify(alarm, f"{agent} errs too often", "\n".join(urgent))
@@ -100,7 +107,7 @@ async def move_thresholds(ledger: Ledger, window: Window, number: int, target: f
     return await adjust(ledger, window, number, target, change)
 
 
-@task(task_run_name="teach", cache_policy=NO_CACHE)
-async def teach_skills(ledger: Ledger, window: Window, number: int, change: bool) -> list[Change]:
-    """What skills remember of it."""
-    return await teach(ledger, window, number, change)
+@task(task_run_name="propose lessons", cache_policy=NO_CACHE)
+async def propose_lessons(ledger: Ledger, window: Window, number: int, change: bool) -> list[Change]:
+    """What each skill could learn, with its exam."""
+    return await propose(ledger, window, number, change, knowledge_of)

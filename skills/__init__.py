@@ -32,6 +32,7 @@ from tasks.errors import (
     Unavailable,
     Unusable,
 )
+from tasks.knowledge import Knowledge
 from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.calls import forget_answers, replayed
@@ -107,6 +108,19 @@ def skill_flow(name: str) -> Flow[..., Coroutine[Any, Any, None]]:
     if not isinstance(found, Flow):
         raise BadInput(f"skills/{name} has no flow called {name}. Name the function under @flow like its module.")
     return found
+
+
+def knowledge_of(name: str) -> Knowledge | None:
+    """What the embedded model reads by for a skill whose module has a `knowledge()`; None for any other skill."""
+    path = catalogue().get(name)
+    if path is None or _is_written_as_instructions(path):
+        return None
+    found = getattr(importlib.import_module(f"skills.{name}"), "knowledge", None)
+    if found is None:
+        return None
+    if not isinstance(known := found(), Knowledge):
+        raise BadInput(f"knowledge() of skills/{name} returns {type(known).__name__}; let it return a Knowledge.")
+    return known
 
 
 async def each(cases: Sequence[CaseId], work: Worker, *, concurrency: int | None = None) -> None:

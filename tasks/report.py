@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, func, select
 from tasks.errors import BadInput
 from tasks.figures import Figures
 from tasks.home import home
+from tasks.ledger.proposals import Proposal
 from tasks.ledger.reviewed import Open, Window
 from tasks.ledger.spent import Spent
 from tasks.ledger.tables import attempts, cases, effects, outcomes, steps
@@ -83,14 +84,19 @@ async def show_tick(agent: str, rows: list[dict[str, Any]], summary: str, unread
 
 
 async def show_review(
-    found: Figures, window: Window, target: float, changes: Sequence[str], asked: Sequence[Open]
+    found: Figures,
+    window: Window,
+    target: float,
+    changes: Sequence[str],
+    asked: Sequence[Open],
+    learning: Sequence[Proposal],
 ) -> None:
     """Leave a review's report and the list of what people shall look at, and both as files beside the ledger."""
     from tasks import review_page  # its pictures take a second to import
 
     drawn = review_page.pictures(found, target)
     runs = f"{(PREFECT_UI_URL.value() or '').rstrip('/')}/runs/flow-run/"
-    text = review_page.markdown(found, window, target, changes, drawn, runs)
+    text = review_page.markdown(found, window, target, changes, learning, drawn, runs)
     name = f"review-{window.agent}"
     folder = home() / "reviews"
     folder.mkdir(parents=True, exist_ok=True)

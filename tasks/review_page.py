@@ -9,9 +9,16 @@ from markdown_it import MarkdownIt
 
 from tasks.charts import Point, bars, inline, over_time, reliability
 from tasks.figures import MINUTES, Figures, Line, Week
+from tasks.ledger.proposals import Proposal
 from tasks.ledger.reviewed import Window, Wrong, name_of, week_of
 from tasks.statistics import Share
 
+APPROVING = (
+    "Cases that people told, to read others by. Each was replayed on held-out cases, without it and with it: how many "
+    "are read rightly, what was gained and lost, the chance of that if it did not help (exact, one-sided), and the change "
+    "with its 95 % interval. What is *proposed* counts after the form `approve`, or `python -m deployments approve "
+    "PROPOSAL`; `decline` refuses it, and `revert AGENT SKILL --lessons` takes the newest back."
+)
 SHOWN = 15  # rows of a table that has one for each intent
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --paper: #ffffff; --line: #d9dce3 }
@@ -53,7 +60,13 @@ def _point(at: str, share: Share) -> Point:
 
 
 def markdown(
-    found: Figures, window: Window, target: float, changes: Sequence[str], drawn: dict[str, bytes], runs: str
+    found: Figures,
+    window: Window,
+    target: float,
+    changes: Sequence[str],
+    learning: Sequence[Proposal],
+    drawn: dict[str, bytes],
+    runs: str,
 ) -> str:
     """The report; `runs` is the address under which a flow run's id leads to its page."""
     total = found.total
@@ -61,6 +74,7 @@ def markdown(
         f"# Review of {window.agent}, {name_of(week_of(window.since))} to {_day(window.until)}",
         _summary(total, target),
         *(["## What changed", *(f"- {one}" for one in changes)] if changes else []),
+        *(["## What it could learn", _proposed(learning), APPROVING] if learning else []),
         "## By week",
         inline(drawn["wrong by week"], "wrong by week"),
         inline(drawn["coverage by week"], "coverage by week"),
@@ -152,6 +166,37 @@ def _of_line(one: Line) -> tuple[str, ...]:
     cost = "" if one.usd_per_right is None else f"{one.usd_per_right:.4f}"
     rates = (percent(one.wrong), percent(one.false_positives), percent(one.recall))
     return name, f"{one.outcomes:,}", f"{one.acted:,}", *rates, f"{one.escalation.value or 0:.0%}", cost
+
+
+def _proposed(learning: Sequence[Proposal]) -> str:
+    rows = []
+    for one in learning:
+        figures = ["not replayed"] + [""] * 4
+        if (found := one.replay) is not None and found.difference is not None:
+            rates = f"{found.difference:+.1%} ({found.low:+.1%} to {found.high:+.1%})"
+            changed = f"{found.gained} and {found.lost}"
+            figures = [
+                f"{found.held_out}",
+                f"{found.right_before} to {found.right_after}",
+                changed,
+                f"{found.p:.3f}",
+                rates,
+            ]
+        wrong = f"{len(one.examples)}, of which {len(one.evidence)} came out wrong"
+        state = f"{one.state} by {one.who}" if one.who else one.state
+        rows.append((str(one.id), one.skill, wrong, *figures, state))
+    names = (
+        "proposal",
+        "skill",
+        "cases to learn",
+        "held out",
+        "read rightly",
+        "gained and lost",
+        "p",
+        "change",
+        "state",
+    )
+    return _table(names, rows)
 
 
 def _worst(worst: Sequence[Wrong], runs: str) -> str:
