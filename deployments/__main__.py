@@ -1,4 +1,4 @@
-"""The commands: of the house (up, down, doctor ...), its cases (why, redo, verdict ...), its agents (approve, revert ...)."""
+"""The commands: up, down, deploy, demo, doctor, why, redo, release, resolve, verdict(s), approve, revert, switch ..."""
 
 from __future__ import annotations
 
