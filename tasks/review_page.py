@@ -15,9 +15,9 @@ from tasks.statistics import Share
 
 APPROVING = (
     "Cases that people told, to read others by. Each proposal was replayed on held-out cases, without it and with it: "
-    "how many are read rightly, what was gained and lost, the chance of that if it did not help (exact, one-sided), and "
-    "the change with its 95 % interval. What is *proposed* counts after the form `approve`, or "
-    "`python -m deployments approve PROPOSAL`; `decline` refuses it, `revert AGENT SKILL --lessons` takes the newest back."
+    "how many are read rightly, what was gained and lost, the chance of that if it did not help (exact, one-sided), "
+    "and the change with its 95 % interval. What is *proposed* counts after the form `approve`, or `python -m "
+    "deployments approve PROPOSAL`; `decline` refuses it, `revert AGENT SKILL --lessons` takes the newest back."
 )
 SHOWN = 15  # rows of a table that has one for each intent
 STYLE = """

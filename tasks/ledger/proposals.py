@@ -81,10 +81,11 @@ def spoken_for(c: Connection, agent: str, skill: str) -> tuple[set[CaseId], set[
     return ever, refused
 
 
-def same_as(c: Connection, agent: str, skill: str, examples: Examples) -> Proposal | None:
-    """The proposal of just this, whatever became of it."""
-    mine = (proposals.c.agent == agent, proposals.c.skill == skill, proposals.c.digest == _digest(examples))
-    row = c.execute(select(proposals).where(*mine, proposals.c.kind == EXAMPLES)).one_or_none()
+def waiting(c: Connection, agent: str, skill: str) -> Proposal | None:
+    """The newest that nobody decided."""
+    mine = (proposals.c.agent == agent, proposals.c.skill == skill, proposals.c.kind == EXAMPLES)
+    found = select(proposals).where(*mine, proposals.c.state == "proposed").order_by(proposals.c.id.desc()).limit(1)
+    row = c.execute(found).one_or_none()
     return None if row is None else _read(row)
 
 
@@ -99,17 +100,16 @@ def propose(
 ) -> Proposal:
     """Enter a proposal, once for the same cases and labels; one that is open gives way to it."""
     _one_at_a_time(c, agent)
-    content = dict(
-        content=json.dumps(sorted(examples)), digest=_digest(examples), evidence=json.dumps(sorted(evidence))
+    mine = (proposals.c.agent == agent, proposals.c.skill == skill, proposals.c.kind == EXAMPLES)
+    content = json.dumps(sorted(examples))
+    row: dict[str, Any] = dict(
+        agent=agent, skill=skill, kind=EXAMPLES, content=content, evidence=json.dumps(sorted(evidence))
     )
-    row = dict(agent=agent, skill=skill, kind=EXAMPLES, review=review, replay=replay.model_dump_json(), at=time.time())
-    new = c.execute(insert_or_nothing(c, proposals).values(**row, **content, state="proposed")).rowcount
-    found = same_as(c, agent, skill, examples)
-    if found is None:
-        raise RuntimeError(f"the proposal for {skill} of {agent} is neither new nor there")
+    row |= dict(digest=_digest(content), review=review, replay=replay.model_dump_json(), state="proposed")
+    new = c.execute(insert_or_nothing(c, proposals).values(**row, at=time.time())).rowcount
+    found = _read(c.execute(select(proposals).where(*mine, proposals.c.digest == row["digest"])).one())
     if new:
-        others = (proposals.c.agent == agent, proposals.c.skill == skill, proposals.c.kind == EXAMPLES)
-        older = update(proposals).where(*others, proposals.c.state == "proposed", proposals.c.id < found.id)
+        older = update(proposals).where(*mine, proposals.c.state == "proposed", proposals.c.id < found.id)
         c.execute(older.values(state="replaced"))
     return found
 
@@ -181,8 +181,8 @@ def _set(c: Connection, number: int, state: State, who: str, why: str) -> None:
     c.execute(update(proposals).where(proposals.c.id == number).values(values))
 
 
-def _digest(examples: Examples) -> str:
-    return hashlib.sha256(json.dumps(sorted(examples)).encode()).hexdigest()
+def _digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _pairs(content: str) -> list[tuple[CaseId, str]]:
