@@ -108,6 +108,10 @@ def propose(
     row |= dict(digest=_digest(content), review=review, replay=replay.model_dump_json(), state="proposed")
     new = c.execute(insert_or_nothing(c, proposals).values(**row, at=time.time())).rowcount
     found = _read(c.execute(select(proposals).where(*mine, proposals.c.digest == row["digest"])).one())
+    if not new and found.state in ("active", "replaced") and found.review != review:
+        # People changed their minds and changed them back: it is proposed a second time.
+        again = update(proposals).where(proposals.c.id == found.id).values(**row, at=time.time())
+        found = _read(c.execute(again.returning(*proposals.c)).one())
     if new:
         older = update(proposals).where(*mine, proposals.c.state == "proposed", proposals.c.id < found.id)
         c.execute(older.values(state="replaced"))
