@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +20,12 @@ from tasks.errors import BadInput
 from tasks.home import taught
 from tasks.ledger.database import Ledger
 from tasks.ledger.lessons import lessons_up_to, newest
-from tasks.ledger.proposals import Proposal, decide, newest_proposals, take_back
+from tasks.ledger.proposals import Proposal, decide, newest_proposals, take_back, told_by_people
+from tasks.ledger.reviewed import Window
 from tasks.ledger.tables import effects, journal, lessons, proposals, reviews
-from tasks.replay import held_out
+from tasks.ledger.verdicts import say
+from tasks.records import Replay
+from tasks.replay import held_out, parted, replay
 from tests import forked
 from tests.learning import SKILL, known, people_told
 
@@ -55,6 +59,15 @@ def desk(ledger: Ledger, prefect_server: str, tmp_path: Path, monkeypatch: pytes
 
 def reviewed(change: bool = True) -> None:
     asyncio.run(review(agent="desk", change=change))
+
+
+async def examined(ledger: Ledger) -> Replay:
+    """The exam that a review sets, by hand."""
+    window = Window("desk", 0.0, time.time(), time.time())
+    exam, shown = parted(await ledger.read("look", lambda c: told_by_people(c, window)), set())
+    knowledge = known(SKILL)
+    assert knowledge is not None
+    return await replay(ledger, "desk", SKILL, knowledge, [(one.case, one.label) for one in shown], exam)
 
 
 def all_proposals(ledger: Ledger) -> list[Proposal]:
@@ -141,12 +154,13 @@ def test_what_was_declined_or_taken_back_is_not_proposed_again_but_may_be_approv
 @pytest.mark.parametrize("doorway", DOORWAYS)
 def test_a_review_killed_at_any_doorway_proposes_examines_and_learns_the_same_once(desk: Ledger, doorway: str) -> None:
     people_told(desk, 40)
+    wanted = asyncio.run(examined(desk))
     killed = forked.start(code=BEGINS + DOORWAYS[doorway] + REVIEW)
     assert killed.wait(150) == -9
     assert forked.start(code=BEGINS + REVIEW).wait(150) == 0
     (one,) = all_proposals(desk)
     assert one.state == "active" and sorted(learnt(desk)) == one.examples
-    assert one.replay is not None and one.replay.p < 0.05
+    assert one.replay == wanted and wanted.p < 0.05
     counts = [select(func.count()).select_from(table) for table in (lessons, proposals, reviews)]
     assert [desk.read_now("look", lambda c, q=q: c.execute(q).scalar()) for q in counts] == [len(one.examples), 1, 1]
     assert len([said for said in said_in_journal(desk) if "learnt" in said]) == 1
@@ -178,6 +192,22 @@ def test_a_skill_that_the_embedded_model_does_not_read_for_is_named_and_left_alo
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-1234")
     reviewed()
     assert "Claude reads for answer_ticket" in page.read_text() and all_proposals(desk) == []
+
+
+def test_people_who_change_their_minds_and_change_them_back_are_heard(desk: Ledger) -> None:
+    people_told(desk, 30, slang=False)
+    reviewed()
+    (one,) = all_proposals(desk)
+    case, label = one.examples[0]
+    said: list[tuple[int, str]] = []
+    for now in (label, "pump_noise", label, "pump_noise"):
+        desk.write_now("say", lambda c, now=now: say(c, case, False, "Ann", now))
+        reviewed()
+        open_ = next((one for one in all_proposals(desk) if one.state == "proposed"), None)
+        if open_ is not None:
+            desk.write_now("approve", lambda c, number=open_.id: decide(c, number, True, "Ann", ""))
+        said += [pair for pair in learnt(desk) if pair[0] == case]
+    assert said == [(case, label), (case, "pump_noise"), (case, label), (case, "pump_noise")]
 
 
 def commanded(*words: str, status: int = 0) -> str:
