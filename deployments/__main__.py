@@ -1,4 +1,4 @@
-"""The commands: up, down, deploy, demo, doctor, why, redo, release, resolve, verdict(s), revert, switch and resume."""
+"""The commands: up, down, deploy, demo, doctor, why, redo, release, resolve, verdict(s), approve, revert, switch ..."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.ledger.again import release as let_go
 from tasks.ledger.again import resolve as settle_doubt
 from tasks.ledger.agents import drain_all, switch_effects
 from tasks.ledger.agents import resume as start_again
-from tasks.ledger.lessons import forget
+from tasks.ledger.proposals import decide, newest_proposals, take_back
 from tasks.ledger.releases import releases_of
 from tasks.ledger.story import story
 from tasks.ledger.thresholds import revert_threshold, threshold_of
@@ -197,16 +197,46 @@ def verdicts(file: Annotated[Path, typer.Argument(help="CSV: case,right,label,wh
 
 
 @app.command()
+def proposals(agent: Annotated[str, typer.Argument(help="Of this agent; all if left out.")] = "") -> None:
+    """List what skills could learn, the newest first, with what its replay on held-out cases showed."""
+    for one in the_ledger().read_now("list proposals", lambda c: newest_proposals(c, agent, 20)):
+        state = f"{one.state} by {one.who}" if one.who else one.state
+        cases = f"{one.agent}'s {one.skill}, {len(one.examples)} case(s)"
+        out.print(f"{one.id}  {state}: {cases}; {one.replay or 'never replayed'}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def approve(number: int, why: Annotated[str, typer.Option(help="For the journal.")] = "") -> None:
+    """Let a proposal count for cases that begin from now on."""
+    _decided(number, True, why)
+
+
+@app.command()
+def decline(number: int, why: Annotated[str, typer.Option(help="For the journal.")] = "") -> None:
+    """Refuse a proposal; its cases are not proposed again."""
+    _decided(number, False, why)
+
+
+def _decided(number: int, yes: bool, why: str) -> None:
+    done = "approved" if yes else "declined"
+    if not the_ledger().write_now(f"decide on proposal {number}", lambda c: decide(c, number, yes, WHO, why)):
+        out.print(f"Proposal {number} was {done} before; nothing is changed.")
+        return
+    taught().touch()
+    out.print(f"Proposal {number} is {done}{', for cases that begin from now on' if yes else ''}.")
+
+
+@app.command()
 def revert(
-    agent: str, skill: str, lessons: Annotated[bool, typer.Option("--lessons", help="What it was taught last.")] = False
+    agent: str, skill: str, lessons: Annotated[bool, typer.Option("--lessons", help="What it learnt last.")] = False
 ) -> None:
-    """Take the newest change of a skill's threshold back, or what the newest review taught it."""
+    """Take the newest change of a skill's threshold back, or what it learnt last."""
     if lessons:
-        count = the_ledger().write_now(f"revert {skill}", lambda c: forget(c, agent, skill, WHO))
-        if not count:
+        back = the_ledger().write_now(f"revert {skill}", lambda c: take_back(c, agent, skill, WHO))
+        if back is None:
             raise _fail(f"Nothing that {agent}'s {skill} was taught is left to take back.")
         taught().touch()
-        out.print(f"{count} lesson(s) count no more for cases that begin from now on.")
+        out.print(f"{back[1]} lesson(s) of proposal {back[0]} count no more for cases that begin from now on.")
         return
     before = the_ledger().write_now(f"revert {skill}", lambda c: revert_threshold(c, agent, skill, WHO))
     if before is None:

@@ -11,21 +11,25 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
-from tasks.audits import Change, adjust, count, draw, settings, teach
+from skills import knowledge_of
+from tasks.audits import Change, adjust, count, draw, settings
 from tasks.errors import BadInput
 from tasks.figures import Figures, plain
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import all_agents
 from tasks.ledger.judged import ask_the_judge, hear_the_judge
+from tasks.ledger.proposals import newest_proposals
 from tasks.ledger.reviewed import WEEK, Open, Window, begin_review, begins, end_review, week_of
 from tasks.ledger.signals import keep, signals
 from tasks.ledger.story import Told, worst_of_week
 from tasks.model import has_key
+from tasks.proposals import propose
 from tasks.releases import rule
 from tasks.report import notify, show_review
 
 WEEKS = 8
 WORST = 3  # decisions of the week that ended, each with its story
+PROPOSALS = 10  # that the report shows
 
 
 @flow(name="review", version="1", flow_run_name="review {agent}")
@@ -36,7 +40,7 @@ async def review(
     audits: int = Field(default=50, ge=10, le=5000, description="Cases a week that people are asked to look at."),
     target: float = Field(default=0.05, gt=0, lt=1, description="At most this share of what it acts on may be wrong."),
     change: bool = Field(
-        default=False, description="Move thresholds, teach, promote and roll back; otherwise only say so."
+        default=False, description="Move thresholds, learn what helps, promote and roll back; or only say so."
     ),
     judge: bool = Field(default=False, description="Ask Claude for a second opinion on what was drawn; in no rate."),
     alarm: str = Field(default="", description="A notification block, such as `slack-webhook/ops`, for alarms."),
@@ -60,11 +64,12 @@ async def review(
         await ask_for_opinions(ledger, window)
     found = await count_outcomes(ledger, window)
     changes = await move_thresholds(ledger, window, number, target, change)
-    changes += await teach_skills(ledger, window, number, change)
+    changes += await propose_lessons(ledger, window, number, change)
     changes += await judge_versions(ledger, window, number, change)
     urgent = [one.said for one in changes if one.alarm]
     worst = await tell_the_worst(ledger, window)
-    await show_review(found, window, target, [one.said for one in changes], asked, worst)
+    learning = await ledger.read("list proposals", lambda c: newest_proposals(c, agent, PROPOSALS))
+    await show_review(found, window, target, [one.said for one in changes], asked, worst, learning)
     await ledger.write("end the review", lambda c: end_review(c, number, plain(found)))
     if urgent and alarm:
         await notify(alarm, f"{agent} errs too often", "\n".join(urgent))
@@ -134,10 +139,10 @@ async def move_thresholds(ledger: Ledger, window: Window, number: int, target: f
     return await adjust(ledger, window, number, target, change)
 
 
-@task(task_run_name="teach", cache_policy=NO_CACHE)
-async def teach_skills(ledger: Ledger, window: Window, number: int, change: bool) -> list[Change]:
-    """What skills remember of it."""
-    return await teach(ledger, window, number, change)
+@task(task_run_name="propose lessons", cache_policy=NO_CACHE)
+async def propose_lessons(ledger: Ledger, window: Window, number: int, change: bool) -> list[Change]:
+    """What each skill could learn, with its exam."""
+    return await propose(ledger, window, number, change, knowledge_of)
 
 
 @task(task_run_name="judge versions", cache_policy=NO_CACHE)

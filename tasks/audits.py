@@ -11,10 +11,8 @@ from sqlalchemy import Connection
 
 from tasks.calibration import Chosen, Label, alarm, choose
 from tasks.figures import Figures, figures, strata
-from tasks.home import taught
 from tasks.ledger import Ledger
 from tasks.ledger.agents import all_agents
-from tasks.ledger.lessons import learn
 from tasks.ledger.releases import releases_of
 from tasks.ledger.reviewed import (
     WEEK,
@@ -29,7 +27,6 @@ from tasks.ledger.reviewed import (
     one_by_one,
     open_audits,
     spent,
-    told_by_people,
     was_drawn,
     week_of,
     wrong_ones,
@@ -161,24 +158,6 @@ async def adjust(ledger: Ledger, window: Window, review: int, target: float, cha
         if change:
             moved: dict[str, Any] = dict(agent=window.agent, skill=skill, threshold=to, who=WHO, why=why, review=review)
             await ledger.write(f"set the threshold of {skill}", partial(set_threshold, **moved))
-    return changes
-
-
-async def teach(ledger: Ledger, window: Window, review: int, change: bool) -> list[Change]:
-    """Let each skill remember the cases whose answer people told; from then on it reads others by them."""
-    told: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
-    # Not only of what was drawn: a memory is no estimate, so whoever looks of his own accord teaches it too.
-    for skill, case, label in await ledger.read("read what people said", lambda c: told_by_people(c, window)):
-        told[skill].append((case, label))
-    changes = []
-    for skill, rows in sorted(told.items()):
-        if not change:
-            changes.append(Change(skill, f"{skill} could learn from {len(rows)} case(s) that people told", False))
-            continue
-        given = partial(learn, agent=window.agent, skill=skill, told=rows, review=review)
-        if count := await ledger.write(f"teach {skill}", given):
-            taught().touch()
-            changes.append(Change(skill, f"{skill} learnt {count} case(s) that people told", False))
     return changes
 
 

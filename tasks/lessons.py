@@ -59,14 +59,19 @@ def known_before(skill: str, knowledge: Knowledge) -> list[Known]:
     return found
 
 
-def _keep(key: tuple[str, str, str, int, str], knowledge: Knowledge, lessons: Sequence[Lesson]) -> Known:
+def known_with(knowledge: Knowledge, lessons: Sequence[Lesson]) -> Known:
+    """What a case is read by where these lessons count."""
     examples, unrelated = list(knowledge.examples), list(knowledge.unrelated)
     for one in lessons:
         if one.label == UNKNOWN:
             unrelated.append(one.text)
         else:
             examples.append(Example(one.text, one.label, f"case/{one.case}"))
-    _known[key] = tuple(examples), tuple(unrelated)
+    return tuple(examples), tuple(unrelated)
+
+
+def _keep(key: tuple[str, str, str, int, str], knowledge: Knowledge, lessons: Sequence[Lesson]) -> Known:
+    _known[key] = known_with(knowledge, lessons)
     while len(_known) > KEPT:
         _known.popitem(last=False)
     return _known[key]

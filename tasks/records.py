@@ -145,6 +145,29 @@ class Rate(Record):
         return self.requests_per_minute is not None or self.tokens_per_minute is not None
 
 
+class Replay(Record):
+    """What a proposal does to held-out cases whose answer people told: they were read without it and with it."""
+
+    held_out: int
+    right_before: int
+    right_after: int
+    gained: int = Field(description="Wrong before, right after.")
+    lost: int = Field(description="Right before, wrong after.")
+    p: float = Field(description="The chance of so many gained, or more, if gaining were no likelier than losing.")
+    difference: float | None = Field(description="Of the shares that are right, after less before; None: no case.")
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return "no held-out case has a label yet"
+        rates = f"{self.difference:+.1%} ({self.low:+.1%} to {self.high:+.1%})"
+        return (
+            f"of {self.held_out} held-out cases {self.right_after} are read rightly with it and {self.right_before} "
+            f"without, {rates}; {self.gained} gained, {self.lost} lost, p = {self.p:.3f}"
+        )
+
+
 class Outcome(Record):
     """What a skill concluded about a case."""
 

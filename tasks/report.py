@@ -15,6 +15,7 @@ from tasks import story_page
 from tasks.errors import BadInput
 from tasks.figures import Figures
 from tasks.home import home
+from tasks.ledger.proposals import Proposal
 from tasks.ledger.reviewed import Open, Window
 from tasks.ledger.spent import Spent
 from tasks.ledger.story import Line, Told
@@ -91,13 +92,14 @@ async def show_review(
     changes: Sequence[str],
     asked: Sequence[Open],
     worst: Sequence[Told],
+    learning: Sequence[Proposal],
 ) -> None:
     """Leave a review's report and the list of what people shall look at, and both as files beside the ledger."""
     from tasks import review_page  # its pictures take a second to import
 
     drawn = review_page.pictures(found, target)
     ways = await links()
-    text = review_page.markdown(found, window, target, changes, drawn, worst, asked, ways)
+    text = review_page.markdown(found, window, target, changes, learning, drawn, worst, asked, ways)
     name = f"review-{window.agent}"
     folder = home() / "reviews"
     folder.mkdir(parents=True, exist_ok=True)

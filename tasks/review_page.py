@@ -10,11 +10,18 @@ from markdown_it import MarkdownIt
 from tasks import story_page
 from tasks.charts import Point, bars, inline, over_time, reliability
 from tasks.figures import MINUTES, Figures, Line, Week
+from tasks.ledger.proposals import Proposal
 from tasks.ledger.reviewed import WEEK, Open, Window, Wrong, name_of, week_of
 from tasks.ledger.story import Told
 from tasks.links import Links, literally
 from tasks.statistics import Share
 
+APPROVING = (
+    "Cases that people told, to read others by. Each proposal was replayed on held-out cases, without it and with it: "
+    "how many are read rightly, what was gained and lost, the chance of that if it did not help (exact, one-sided), "
+    "and the change with its 95 % interval. What is *proposed* counts after the form `approve`, or `python -m "
+    "deployments approve PROPOSAL`; `decline` refuses it, `revert AGENT SKILL --lessons` takes the newest back."
+)
 SHOWN = 15  # rows of a table that has one for each intent
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --paper: #ffffff; --line: #d9dce3 }
@@ -60,6 +67,7 @@ def markdown(
     window: Window,
     target: float,
     changes: Sequence[str],
+    learning: Sequence[Proposal],
     drawn: dict[str, bytes],
     worst: Sequence[Told],
     asked: Sequence[Open],
@@ -73,6 +81,7 @@ def markdown(
         *(["## What changed", *(f"- {one}" for one in changes)] if changes else []),
         f"## Worst of the week that ended, {_day(window.until - WEEK)} to {_day(window.until - 1)}",
         _of_the_week(worst, window, asked, links),
+        *(["## What it could learn", _proposed(learning), APPROVING] if learning else []),
         "## By week",
         inline(drawn["wrong by week"], "wrong by week"),
         inline(drawn["coverage by week"], "coverage by week"),
@@ -200,6 +209,37 @@ def _of_the_week(worst: Sequence[Told], window: Window, asked: Sequence[Open], l
         else "All that was drawn was looked at."
     )
     return f"{story_page.worst(worst, links) or 'Nobody has found a wrong one in it.'}\n\n{wait}"
+
+
+def _proposed(learning: Sequence[Proposal]) -> str:
+    rows = []
+    for one in learning:
+        figures = ["not replayed"] + [""] * 4
+        if (found := one.replay) is not None and found.difference is not None:
+            rates = f"{found.difference:+.1%} ({found.low:+.1%} to {found.high:+.1%})"
+            changed = f"{found.gained} and {found.lost}"
+            figures = [
+                f"{found.held_out}",
+                f"{found.right_before} to {found.right_after}",
+                changed,
+                f"{found.p:.3f}",
+                rates,
+            ]
+        wrong = f"{len(one.examples)}, of which {len(one.evidence)} came out wrong"
+        state = f"{one.state} by {one.who}" if one.who else one.state
+        rows.append((str(one.id), one.skill, wrong, *figures, state))
+    names = (
+        "proposal",
+        "skill",
+        "cases to learn",
+        "held out",
+        "read rightly",
+        "gained and lost",
+        "p",
+        "change",
+        "state",
+    )
+    return _table(names, rows)
 
 
 def _worst(worst: Sequence[Wrong], links: Links) -> str:

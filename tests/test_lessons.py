@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from skills.answer_ticket import _knowledge
 from tasks.home import taught
@@ -14,10 +14,13 @@ from tasks.lease import Lease
 from tasks.ledger.cases import NotBegun, Work, begin, hand_back
 from tasks.ledger.database import Ledger
 from tasks.ledger.holders import register
-from tasks.ledger.lessons import forget, learn, lessons_up_to, newest
+from tasks.ledger.lessons import lessons_up_to, newest
+from tasks.ledger.proposals import decide, propose, take_back
 from tasks.ledger.reviewed import begin_review, end_review
+from tasks.ledger.tables import lessons
 from tasks.lessons import Known, known_before, known_to
 from tasks.process import this_process
+from tasks.replay import compared
 from tasks.working import Hand
 from tests import forked
 from tests.conftest import arrival, fill
@@ -42,14 +45,19 @@ def desk(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Led
     return ledger
 
 
+NOT_ASKED = compared([], [])
+
+
 def teach(ledger: Ledger, *told: tuple[int, str]) -> int:
-    """A review of its own that brings this."""
+    """A review that proposes this, and a person who approves. Returns how many lessons count by it."""
 
     def job(c: Connection) -> int:
         review, _ = begin_review(c, "desk", 0, 10)
-        count = learn(c, "desk", "practice", told, review)
+        number = propose(c, "desk", "practice", told, [], review, NOT_ASKED).id
         end_review(c, review, {})
-        return count
+        decide(c, number, True, "Ann", "")
+        mine = (lessons.c.proposal == number, lessons.c.active)
+        return c.execute(select(func.count()).select_from(lessons).where(*mine)).scalar_one()
 
     return ledger.write_now("teach", job)
 
@@ -80,20 +88,22 @@ def test_a_case_in_flight_is_read_by_what_was_known_when_it_began(desk: Ledger) 
 
 
 def test_what_is_taught_again_is_no_second_lesson_and_a_changed_mind_replaces_the_first(desk: Ledger) -> None:
-    assert [teach(desk, (1, label)) for label in ("refunds", "refunds", "invoice", "refunds")] == [1, 0, 1, 1]
+    teach(desk, (1, "refunds"))
+    teach(desk, (1, "refunds"), (2, "invoice"))
+    teach(desk, (1, "invoice"))
     last = desk.read_now("look", lambda c: newest(c, "desk", "practice"))
     known = desk.read_now("look", lambda c: lessons_up_to(c, "desk", "practice", last))
-    assert [(one.case, one.label) for one in known] == [(1, "refunds")]
+    assert [(one.case, one.label) for one in known] == [(2, "invoice"), (1, "invoice")]
     assert desk.read_now("look", lambda c: newest(c, "night", "practice")) == 0, "another agent was taught too"
 
 
-def test_what_a_review_taught_is_taken_back_as_a_whole_and_nothing_else(desk: Ledger) -> None:
+def test_what_a_proposal_taught_is_taken_back_as_a_whole_and_nothing_else(desk: Ledger) -> None:
     teach(desk, (1, "refunds"))
     teach(desk, (2, "refunds"), (3, "refunds"))
-    assert desk.write_now("forget", lambda c: forget(c, "desk", "practice", "Ann")) == 2
+    assert desk.write_now("revert", lambda c: take_back(c, "desk", "practice", "Ann")) == (2, 2)
     assert sources(read_by(desk, begun(desk, 4))) == [("case/1", "refunds")]
-    assert desk.write_now("forget", lambda c: forget(c, "desk", "practice", "Ann")) == 1
-    assert desk.write_now("forget", lambda c: forget(c, "desk", "practice", "Ann")) == 0
+    assert desk.write_now("revert", lambda c: take_back(c, "desk", "practice", "Ann")) == (1, 1)
+    assert desk.write_now("revert", lambda c: take_back(c, "desk", "practice", "Ann")) is None
 
 
 def test_a_process_that_others_are_forked_from_learns_the_lessons_and_keeps_no_connection(desk: Ledger) -> None:

@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import insert, select, text
 
 from tasks.errors import BadInput
 from tasks.ledger import migrations
 from tasks.ledger.database import Ledger, migrate
-from tasks.ledger.tables import metadata
+from tasks.ledger.proposals import newest_proposals
+from tasks.ledger.tables import lessons, metadata
 from tests.conftest import PROJECT
 
 
@@ -43,3 +46,35 @@ def test_a_ledger_of_a_newer_version_is_refused_and_not_touched(ledger: Ledger) 
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(BadInput, match="newer Holdfast"):
         migrate(ledger)
+
+
+BEFORE_PROPOSALS = """
+INSERT INTO reviews (id, agent, since, until, as_of, figures, at) VALUES
+    (1, 'desk', 0, 1, 2, '{}', 3), (2, 'desk', 0, 2, 3, '{}', 4);
+INSERT INTO cases (id, agent, source, key, thread, body, recorded, state, skill) VALUES
+    (1, 'desk', 's', 'a', 'a', '{}', 0, 'settled', 'x'), (2, 'desk', 's', 'b', 'b', '{}', 0, 'settled', 'x');
+INSERT INTO lessons (id, agent, skill, "case", text, label, review, active, at) VALUES
+    (3, 'desk', 'x', 1, 'words', 'refunds', 1, false, 5), (4, 'desk', 'x', 1, 'words', 'invoice', 2, true, 6),
+    (7, 'desk', 'x', 2, 'more', 'refunds', 2, true, 6);
+"""
+
+
+def test_what_was_learnt_before_there_were_proposals_counts_on_and_can_be_taken_back(ledger_url: str) -> None:
+    ledger = Ledger(ledger_url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with ledger.engine.connect() as connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0009")
+        for statement in filter(str.strip, BEFORE_PROPOSALS.split(";")):
+            connection.execute(text(statement))
+    migrate(ledger)
+    second, first = ledger.read_now("look", lambda c: newest_proposals(c, "desk", 9))
+    assert (first.state, first.examples, first.review) == ("reverted", [(1, "refunds")], 1)
+    assert (second.state, second.examples, second.replay) == ("active", [(1, "invoice"), (2, "refunds")], None)
+    rows = ledger.read_now("look", lambda c: c.execute(select(lessons).order_by(lessons.c.id)).all())
+    assert [(row.id, row.proposal, row.active) for row in rows] == [(3, 1, False), (4, 2, True), (7, 2, True)]
+    fresh = dict(agent="desk", skill="x", case=2, text="", label="", proposal=2, at=0.0)
+    number = ledger.write_now("learn", lambda c: c.execute(insert(lessons).values(fresh)).inserted_primary_key)
+    assert number is not None and number[0] == 8, "cases in flight would be read by what came later"
+    ledger.close()

@@ -18,6 +18,7 @@ import skills
 from flows.loop import agent_loop
 from flows.review import review
 from flows.stage import stage
+from skills import _catalogue
 from tasks.errors import BadInput
 from tasks.ledger.again import redo_rehearsed
 from tasks.ledger.cases import NotBegun, begin, hand_back
@@ -70,7 +71,7 @@ def desk(ledger: Ledger, prefect_server: str, tmp_path: Path, monkeypatch: pytes
     folder = tmp_path / "skills"
     folder.mkdir()
     (folder / "sorting.py").write_text(SKILL)
-    monkeypatch.setattr(skills, "SKILLS", folder)
+    monkeypatch.setattr(_catalogue, "SKILLS", folder)
     monkeypatch.setattr(skills, "__path__", [str(folder)])
     monkeypatch.delitem(sys.modules, "skills.sorting", raising=False)
     monkeypatch.setenv("HOLDFAST_LEDGER", ledger.url)

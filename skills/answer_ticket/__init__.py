@@ -45,6 +45,11 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
+def knowledge() -> Knowledge:
+    """What it reads by, for a review that replays what it could learn."""
+    return _knowledge()
+
+
 def warm_up() -> None:
     """Learn the knowledge in the process that runs are forked from, so that no tick waits for it."""
     learn(_knowledge(), "answer_ticket")

@@ -71,6 +71,26 @@ thresholds = Table(
     Index("thresholds_of_agent", "agent", "skill", "id"),
 )
 
+proposals = Table(
+    "proposals",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("agent", String(40), nullable=False),
+    Column("skill", String(80), nullable=False),
+    Column("kind", String(20), nullable=False, doc="examples: cases that the embedded model shall read others by"),
+    Column("digest", String(64), nullable=False, doc="Of the content: the same is proposed once."),
+    Column("content", Text, nullable=False, doc="JSON: [case, label] of each."),
+    Column("evidence", Text, nullable=False, doc="JSON: the cases among them that came out wrong."),
+    Column("review", Integer, ForeignKey("reviews.id"), doc="What wrote it."),
+    Column("replay", Text, nullable=False, doc="JSON: a `Replay`; empty: it was never replayed."),
+    Column("state", String(10), nullable=False, doc="proposed, active, declined, reverted or replaced (by a newer)"),
+    Column("who", String(80), nullable=False, server_default="", doc="Who decided it last"),
+    Column("why", Text, nullable=False, server_default=""),
+    Column("decided", Float, doc="... and when."),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("agent", "skill", "kind", "digest"),
+)
+
 lessons = Table(
     "lessons",
     metadata,
@@ -80,10 +100,9 @@ lessons = Table(
     Column("case", Integer, ForeignKey("cases.id"), nullable=False),
     Column("text", Text, nullable=False, doc="What the customer wrote, as the skill was shown it."),
     Column("label", Text, nullable=False, doc="What it is about, by people's word."),
-    Column("review", Integer, ForeignKey("reviews.id"), doc="What added it."),
+    Column("proposal", Integer, ForeignKey("proposals.id"), nullable=False, index=True, doc="What added it."),
     Column("active", Boolean, nullable=False, server_default=text("true")),
     Column("at", Float, nullable=False),
-    UniqueConstraint("agent", "skill", "case", "review"),
     Index("lessons_of_skill", "agent", "skill", "id"),
 )
 

@@ -187,19 +187,6 @@ def open_audits(c: Connection, window: Window) -> list[Open]:
     return [Open._make([*row[:-1], _because(row.body)]) for row in rows]
 
 
-def told_by_people(c: Connection, window: Window) -> list[tuple[str, int, str]]:
-    """Skill, case and answer of whatever people said what it is about, drawn or not."""
-    told = truths(None, window.as_of)
-    label = case((told.c.right, outcomes.c.answer), else_=told.c.label)
-    found = (
-        select(outcomes.c.skill, outcomes.c.case, label)
-        .join(told, told.c.outcome == outcomes.c.id)
-        .where(*concluded(window), told.c.source == "person", told.c.right.is_not(None), label != "")
-        .order_by(outcomes.c.id)
-    )
-    return [(row[0], row[1], row[2]) for row in c.execute(found).all()]
-
-
 def wrong_ones(c: Connection, window: Window, most: int) -> list[Wrong]:
     """What acted wrongly by anybody's word, the surest first."""
     told = truths(None, window.as_of)

@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from tasks.ledger.audit_tables import audits as audits
 from tasks.ledger.audit_tables import lessons as lessons
+from tasks.ledger.audit_tables import proposals as proposals
 from tasks.ledger.audit_tables import releases as releases
 from tasks.ledger.audit_tables import reviews as reviews
 from tasks.ledger.audit_tables import thresholds as thresholds
