@@ -7,24 +7,27 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select, text
 
 from flows.review import review
 from tasks.errors import BadInput
 from tasks.ledger.database import Ledger
-from tasks.ledger.reviewed import name_of, week_of
+from tasks.ledger.reviewed import ask_about, name_of, week_of
 from tasks.ledger.tables import audits, outcomes, reviews, thresholds, verdicts
 from tasks.ledger.thresholds import threshold_of
 from tasks.ledger.verdicts import say
 from tests import forked
 from tests.audited import history, people_say
+from tests.servers import wait_for
 
 KILLS = int(os.environ.get("KILLS", "12"))
 
@@ -84,6 +87,37 @@ def test_nobody_is_asked_about_another_case_when_a_review_is_repeated(desk: Ledg
     assert drawn(desk) == first and 3 * 35 <= len(first) <= 3 * 40
     kinds = {stratum.partition("/")[0] for _, stratum, _ in first}
     assert kinds == {"acted", "handed_over"}, "what was not acted on is never looked at"
+
+
+def test_two_reviews_at_once_draw_a_week_by_one_plan(desk: Ledger) -> None:
+    history(desk, 1, 60)
+    period, others = name_of(week_of(time.time()) - 1), [Ledger(desk.url) for _ in range(2)]
+    entered, go = threading.Event(), threading.Event()
+    waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+    def slowly(c: Connection) -> int:
+        new = ask_about(c, "desk", period, {1: ("acted", 0.5), 2: ("acted", 0.5)})
+        entered.set()
+        assert go.wait(60)
+        return new
+
+    def is_behind() -> bool:
+        # SQLite lets nobody else begin to write: whether the other one tried yet makes no difference.
+        return desk.engine.dialect.name == "sqlite" or bool(
+            desk.read_now("look", lambda c: c.execute(text(waits)).scalar())
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(others[0].write_now, "ask", slowly)
+        assert entered.wait(60)
+        given = {2: ("acted", 0.1), 3: ("acted", 0.1)}
+        second = pool.submit(others[1].write_now, "ask", lambda c: ask_about(c, "desk", period, given))
+        wait_for(lambda: second.done() or is_behind(), 60, "the second draw")
+        go.set()
+        assert (first.result(), second.result()) == (2, 0)
+    assert drawn(desk) == [(1, "acted", 0.5), (2, "acted", 0.5)]
+    for one in others:
+        one.close()
 
 
 def test_verdicts_of_people_who_look_where_it_hurts_do_not_enter_a_rate(desk: Ledger) -> None:

@@ -40,7 +40,7 @@ from tasks.ledger.verdicts import Statement, hand_in
 from tasks.offline import UNKNOWN
 from tasks.records import Agent
 from tests.half_year.desk import half_year as skill
-from tests.half_year.mail import WEEKS, HalfYear, deliver, half_year, knowledge
+from tests.half_year.mail import PER_WEEK, WEEKS, HalfYear, deliver, half_year, knowledge
 from tests.servers import prefect_server_in
 
 AGENT, SKILL = "bank", "half-year"
@@ -128,7 +128,7 @@ def play(year: HalfYear, folder: Path, clock: Clock, target: float | None, budge
     truth: dict[str, str] = {}
     found, last = [], week_of(clock._real())
     for number, questions in enumerate(year.weeks):
-        week = last - WEEKS + number
+        week = last - len(year.weeks) + number
         clock.stand_at(begins(week) + 3_600)
         truth |= deliver(folder / "inbox", number, questions)
         threshold = the_ledger().read_now("look", lambda c: threshold_of(c, AGENT, SKILL))
@@ -136,7 +136,7 @@ def play(year: HalfYear, folder: Path, clock: Clock, target: float | None, budge
         state = ""
         if target is not None:
             until = datetime.fromisoformat(name_of(week + 1)).date()
-            since = datetime.fromisoformat(name_of(max(week - 7, last - WEEKS))).date()
+            since = datetime.fromisoformat(name_of(max(week - 7, last - len(year.weeks)))).date()
             # On Monday it asks people, on Tuesday it counts what they said and changes what it may.
             for day, change in ((0, False), (1, True)):
                 clock.stand_at(begins(week + 1) + day * 86_400 + 3_600)
@@ -144,15 +144,15 @@ def play(year: HalfYear, folder: Path, clock: Clock, target: float | None, budge
                 state = asyncio.run(review(AGENT, **given, return_state=True)).name or ""
                 people_answer(truth)
         found.append(counted(week, truth, START if threshold is None else threshold, state))
-        out.print(_line(found[-1], last), soft_wrap=True)
+        out.print(_line(found[-1], number + 1), soft_wrap=True)
     return found
 
 
-def _line(one: Told, last: int) -> str:
+def _line(one: Told, number: int) -> str:
     rate = one.wrong / max(one.acted, 1)
     alarm = "  alarm" if one.state == "Alarm" else ""
     return (
-        f"week {one.week - last + WEEKS + 1:2d}  acts from {one.threshold:.2f}  acted on {one.acted} of {one.cases} "
+        f"week {number:2d}  acts from {one.threshold:.2f}  acted on {one.acted} of {one.cases} "
         f"({one.acted / one.cases:.0%})  wrong {one.wrong} ({rate:.1%}){alarm}"
     )
 
@@ -199,10 +199,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--audits", type=int, default=150, help="Cases a week that people are asked about.")
     parser.add_argument("--drift", action="store_true", help="20 of the 77 intents come up in week 8 and later only.")
+    parser.add_argument("--weeks", type=int, default=WEEKS)
+    parser.add_argument("--mails", type=int, default=PER_WEEK, help="Of a week.")
     parser.add_argument("--alone", action="store_true", help="Leave out the half-year without a review.")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    year, clock, began = half_year(given.data, given.seed, given.drift), Clock(), time.monotonic()
+    year, clock, began = (
+        half_year(given.data, given.seed, given.drift, given.weeks, given.mails),
+        Clock(),
+        time.monotonic(),
+    )
     found: dict[str, list[Told]] = {}
     with tempfile.TemporaryDirectory(prefix="half-year-") as prefect, prefect_server_in(Path(prefect)) as api:
         logging.disable(logging.WARNING)  # a line for each step of ten thousand cases
@@ -213,7 +219,14 @@ def main() -> None:
                 out.print(f"\n[bold]{name}[/bold]")
                 with house(year, api) as folder:
                     found[name] = play(year, folder, clock, target, given.audits)
-    columns = ("seed", "wrong of acted in week 1", "in weeks 23 to 26", "lowest coverage", "highest wrong", "labels")
+    columns = (
+        "seed",
+        "wrong of acted in week 1",
+        f"in weeks {max(given.weeks - 3, 1)} to {given.weeks}",
+        "lowest coverage",
+        "highest wrong",
+        "labels",
+    )
     table = Table(*columns, title=f"target {given.target:.0%}{', drift' if given.drift else ''}", title_justify="left")
     for name, weeks in found.items():
         table.add_row(*summary(f"{given.seed}, {name}", weeks))

@@ -34,8 +34,8 @@ class HalfYear(NamedTuple):
     weeks: list[list[Question]]
 
 
-def half_year(data: Path, seed: int, drift: bool) -> HalfYear:
-    """The same mail for the same seed. Banking77 (train) for the bank's, CLINC150 (out of scope) for the rest."""
+def half_year(data: Path, seed: int, drift: bool, weeks: int = WEEKS, per_week: int = PER_WEEK) -> HalfYear:
+    """The same mail for the same numbers. Banking77 (train) for the bank's, CLINC150 (out of scope) for the rest."""
     dice = random.Random(seed)
     with (data / "banking77" / "train.csv").open(encoding="utf-8", newline="") as lines:
         # As a knowledge base names intents: two of the 77 have a capital letter or a question mark.
@@ -53,16 +53,16 @@ def half_year(data: Path, seed: int, drift: bool) -> HalfYear:
     later = [one for one in asked if one.intent in late]
     usual = [one for one in asked if one.intent not in late]
     strange = [text for text, _ in clinc["oos_train"]]
-    weeks = []
-    for week in range(1, WEEKS + 1):
-        new = len(later) // (WEEKS - week + 1) if week >= LATE_FROM else 0
+    found = []
+    for week in range(1, weeks + 1):
+        new = len(later) // (weeks - week + 1) if week >= LATE_FROM else 0
         mine = [later.pop() for _ in range(new)]
-        mine += [usual.pop() for _ in range(min(len(usual), PER_WEEK - STRANGE - new))]
+        mine += [usual.pop() for _ in range(min(len(usual), per_week - STRANGE - new))]
         mine += [Question(strange.pop(), UNKNOWN) for _ in range(min(len(strange), STRANGE))]
         dice.shuffle(mine)
-        weeks.append(mine)
+        found.append(mine)
     told = {intent: texts for intent, texts in sorted(known.items()) if intent not in late}
-    return HalfYear(told, [text for text, _ in clinc["oos_val"]][:20], weeks)
+    return HalfYear(told, [text for text, _ in clinc["oos_val"]][:20], found)
 
 
 def knowledge(year: HalfYear) -> str:
