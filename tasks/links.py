@@ -25,13 +25,17 @@ class Links(NamedTuple):
         """A text that leads to a flow run."""
         return f"[{text}]({self.ui}/runs/flow-run/{flow_run})" if flow_run else text
 
+    def artifact(self, key: str) -> str:
+        """Leads to the newest artifact of a key."""
+        return f"[{key}]({self.ui}/artifacts/key/{key})"
+
     def ask_why(self, case: int) -> str:
         """Leads to the form that tells a case's story; the command that does where there is no such form."""
         return self._form("why", self.why, case) or f"`why {case}`"
 
-    def judge(self, case: int) -> str:
+    def judge(self, case: int, text: str = "say") -> str:
         """Leads to the form that takes a verdict on a case; empty where there is none."""
-        return self._form("say", self.verdict, case)
+        return self._form(text, self.verdict, case)
 
     def _form(self, text: str, deployment: str, case: int) -> str:
         given = quote(json.dumps({"case": case}))

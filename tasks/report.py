@@ -19,7 +19,7 @@ from tasks.ledger.reviewed import Open, Window
 from tasks.ledger.spent import Spent
 from tasks.ledger.story import Line, Told
 from tasks.ledger.tables import attempts, cases, effects, outcomes, steps
-from tasks.links import links, literally
+from tasks.links import links
 from tasks.prices import NANO
 
 ROWS = 500  # more than anyone reads; the ledger has them all
@@ -107,27 +107,11 @@ async def show_review(
         whole.replace(folder / f"{name}.{ending}")  # whoever reads it never sees half of one
     where = f"\nThe same as a page and as a sheet on the worker's machine: `{folder}/{name}.html` and `.csv`.\n"
     await acreate_markdown_artifact(key=name[:100], markdown=text + where, description=f"Review of {window.agent}")
-    table = [
-        {
-            "case": ways.run(str(one.case), one.flow_run),
-            "week of": one.period,
-            "it": one.kind.replace("_", " "),
-            "conclusion": literally(one.answer),
-            "confidence": "" if one.confidence is None else f"{one.confidence:.2f}",
-            "because of": literally(one.because),
-            "skill": f"{one.skill} {one.version}",
-            "drawn with": f"{one.chance:.3f}",
-            "look": ways.ask_why(one.case),
-            "verdict": ways.judge(one.case),
-        }
-        for one in asked[:ROWS]
-    ]
-    told = (
-        f"{len(asked)} case(s) to look at. Was acting on its conclusion right, or would it have been? Say so with the "
-        "deployment `verdict`, or `python -m deployments verdict CASE --right` or `--wrong`; `why CASE`, there and "
-        "here, tells how it came to that."
+    await acreate_markdown_artifact(
+        key=f"audits-{window.agent}"[:100],
+        markdown=review_page.to_look_at(window, asked[:ROWS], len(asked), ways),
+        description=f"{len(asked)} case(s) of {window.agent} to look at",
     )
-    await acreate_table_artifact(key=f"audits-{window.agent}"[:100], table=table, description=told)
 
 
 async def show_story(case: int, told: Sequence[Line]) -> None:

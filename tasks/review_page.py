@@ -72,8 +72,7 @@ def markdown(
         _summary(total, target),
         *(["## What changed", *(f"- {one}" for one in changes)] if changes else []),
         f"## Worst of the week that ended, {_day(window.until - WEEK)} to {_day(window.until - 1)}",
-        story_page.worst(worst, links) or "Nobody found a wrong one in it.",
-        _waiting(window, asked),
+        _of_the_week(worst, window, asked, links),
         "## By week",
         inline(drawn["wrong by week"], "wrong by week"),
         inline(drawn["coverage by week"], "coverage by week"),
@@ -95,6 +94,31 @@ def markdown(
         _counted(found),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def to_look_at(window: Window, asked: Sequence[Open], of: int, links: Links) -> str:
+    """The cases that people are asked about. Not a table of Prefect's: one of its UIs shows no links in those."""
+    rows = [
+        (
+            links.run(str(one.case), one.flow_run),
+            links.judge(one.case),
+            links.ask_why(one.case),
+            one.kind.replace("_", " "),
+            literally(one.answer),
+            "" if one.confidence is None else f"{one.confidence:.2f}",
+            one.period,
+            literally(one.because),
+            f"{one.skill} {one.version}",
+        )
+        for one in asked
+    ]
+    names = ("case and run", "verdict", "its story", "it", "conclusion", "sure", "week of", "because of", "skill")
+    told = (
+        f"{of} case(s) to look at{'' if of == len(asked) else f', the first {len(asked)} here'}. Was acting on the "
+        "conclusion right or, where nothing was done, would it have been? Say so in the form `verdict`, or with "
+        "`python -m deployments verdict CASE --right` or `--wrong`; `python -m deployments why CASE` tells all of it."
+    )
+    return f"# What to look at: {window.agent}\n\n{told}\n\n{_table(names, rows)}\n"
 
 
 def page(text: str, title: str) -> str:
@@ -167,14 +191,15 @@ def _of_line(one: Line) -> tuple[str, ...]:
     return name, f"{one.outcomes:,}", f"{one.acted:,}", *rates, f"{one.escalation.value or 0:.0%}", cost
 
 
-def _waiting(window: Window, asked: Sequence[Open]) -> str:
+def _of_the_week(worst: Sequence[Told], window: Window, asked: Sequence[Open], links: Links) -> str:
     newest = sum(one.period == name_of(week_of(window.until - 1)) for one in asked)
-    if not asked:
-        return "Nobody is waited for: all that was drawn was looked at."
-    return (
-        f"{newest} case(s) of this week that were drawn were not looked at yet, {len(asked) - newest} of weeks before: "
-        f"under Artifacts, `audits-{window.agent}`, with a form for each."
+    where = links.artifact(f"audits-{window.agent}")
+    wait = (
+        f"{newest} of its drawn cases and {len(asked) - newest} of weeks before were not looked at yet: see {where}."
+        if asked
+        else "All that was drawn was looked at."
     )
+    return f"{story_page.worst(worst, links) or 'Nobody has found a wrong one in it.'}\n\n{wait}"
 
 
 def _worst(worst: Sequence[Wrong], links: Links) -> str:

@@ -11,7 +11,7 @@ from tasks.links import Links, literally
 
 def page(case: int, told: Sequence[Line], links: Links) -> str:
     """All of it, for an artifact."""
-    say = links.judge(case)
+    say = links.judge(case, "Say whether it was right")
     more = f"What customers and people wrote stands in the ledger alone: `python -m deployments why {case}`."
     return "\n\n".join((f"# Case {case}", lines(told, links), *([say] if say else []), more)) + "\n"
 
@@ -20,9 +20,10 @@ def lines(told: Sequence[Line], links: Links) -> str:
     """A list with one line for each thing that happened, without customers' words; times are in UTC."""
     found = []
     for one in told:
-        depth = "  " if one.what.startswith(" ") else ""
         run = f" ({links.run('its run', one.flow_run)})" if one.flow_run else ""
-        found.append(f"{depth}- {datetime.fromtimestamp(one.at, UTC):%d %b %H:%M:%S}  {literally(one.what)}{run}")
+        # What lies within something else is near it in time.
+        at = "  - " if one.what.startswith(" ") else f"- {datetime.fromtimestamp(one.at, UTC):%d %b %H:%M:%S}  "
+        found.append(f"{at}{literally(one.what)}{run}")
     return "\n".join(found)
 
 
@@ -33,10 +34,10 @@ def worst(told: Sequence[Told], links: Links) -> str:
         sure = "" if one.confidence is None else f", {one.confidence:.2f} sure"
         should = f"It should have been **{literally(one.label)}**" if one.label else "It was wrong"
         leant = f" It leant on {literally(one.because)}." if one.because else ""
-        ways = filter(None, (links.run("its run", one.flow_run), links.ask_why(one.case), links.judge(one.case)))
+        say = links.judge(one.case, "Say what was right")
         found += [
             f"### {place}. Case {one.case}: acted as {literally(one.answer) or 'nothing named'}{sure}",
-            f"{should}, says {says(one.source)}.{leant} {' · '.join(ways)}",
+            f"{should}, says {says(one.source)}.{leant}{say and f' {say}.'}",
             lines(story, links),
         ]
     return "\n\n".join(found)

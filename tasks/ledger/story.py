@@ -96,5 +96,7 @@ def _conclusion(row: Row[Any], pinned: str) -> list[Line]:
     outcome = Outcome.model_validate_json(row.body)
     sure = f" ({outcome.confidence:.2f}{pinned})" if outcome.confidence is not None else ""
     came = f"{'rehearsed' if row.rehearsed else 'settled'}: {outcome.kind} {outcome.answer}{sure}"
-    leaning = [Line(row.at, f"    {one.weight:.2f}  {one.source}", f": {one.text}") for one in outcome.evidence]
+    leaning = [
+        Line(row.at, f"    leant on {one.source} ({one.weight:.2f})", f": {one.text}") for one in outcome.evidence
+    ]
     return [Line(row.at, came, f" {outcome.note}" if outcome.note else ""), *leaning]
