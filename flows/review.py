@@ -62,7 +62,7 @@ async def review(
     wrong = found.total.wrong
     rate = "not known yet" if wrong.value is None else f"{wrong.value:.1%} ({wrong.low:.1%} to {wrong.high:.1%})"
     summary = f"{found.total.outcomes} outcomes, wrong of acted {rate}; {len(asked)} to look at, {told} new signal(s)."
-    return Completed(name="Alarm" if urgent else "Completed", message=summary)
+    return Completed(name="Alarm" if urgent else "Completed", message=f"{summary} See Artifacts.")
 
 
 def _window(since: date | None, until: date | None) -> tuple[float, float]:

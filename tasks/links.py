@@ -11,7 +11,7 @@ from prefect import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_UI_URL
 
-MARKS = re.compile(r"([\\`*\[\]<>|#!~])")
+MARKS = re.compile(r"([\\`*\[\]<>|~])")
 
 
 class Links(NamedTuple):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -13,7 +15,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import Connection, func, select, text
@@ -21,7 +25,7 @@ from sqlalchemy import Connection, func, select, text
 from flows.review import review
 from tasks.errors import BadInput
 from tasks.ledger.database import Ledger
-from tasks.ledger.reviewed import ask_about, name_of, week_of
+from tasks.ledger.reviewed import ask_about, begins, name_of, week_of
 from tasks.ledger.tables import audits, outcomes, reviews, thresholds, verdicts
 from tasks.ledger.thresholds import threshold_of
 from tasks.ledger.verdicts import say
@@ -52,6 +56,24 @@ def reviewed(ledger: Ledger, **given: Any) -> dict[str, Any]:
 def drawn(ledger: Ledger) -> list[tuple[int, str, float]]:
     found = select(audits.c.outcome, audits.c.stratum, audits.c.chance).order_by(audits.c.outcome)
     return [tuple(row) for row in ledger.read_now("look", lambda c: c.execute(found).all())]  # type: ignore[misc]
+
+
+def artifact(api: str, key: str) -> str:
+    """The newest of its key."""
+    return str(httpx.get(f"{api}/artifacts/{key}/latest").raise_for_status().json()["data"])
+
+
+@contextlib.contextmanager
+def deployed(api: str, *names: str) -> Iterator[dict[str, str]]:
+    """Deployments that have forms, for as long as they are looked for. Their ids by name."""
+    ids = {}
+    for name in names:
+        flow = httpx.post(f"{api}/flows/", json={"name": name}).raise_for_status().json()["id"]
+        made = httpx.post(f"{api}/deployments/", json={"name": name, "flow_id": flow}).raise_for_status().json()
+        ids[name] = made["id"]
+    yield ids
+    for made in ids.values():
+        httpx.delete(f"{api}/deployments/{made}").raise_for_status()
 
 
 @pytest.mark.timeout(180 + 3 * KILLS)
@@ -172,6 +194,45 @@ def test_people_who_disagree_are_counted_as_such_and_not_as_truth(desk: Ledger) 
     assert found["unresolved"] > 5 and found["people_agree"]["pairs"] == len(drawn(desk))
     assert found["people_agree"]["value"] < 0.8
     assert found["total"]["answered"] == len(drawn(desk)) - found["unresolved"]
+
+
+def test_the_worst_of_the_last_week_stand_first_though_others_were_surer(desk: Ledger, tmp_path: Path) -> None:
+    truth = history(desk, 3, 100)
+    rows = desk.read_now("look", lambda c: c.execute(select(outcomes).where(outcomes.c.kind == "acted")).all())
+    wrong = [row for row in rows if not truth[row.case]]
+    last = begins(week_of(time.time()) - 1)
+    desk.write_now("complain", lambda c: [say(c, row.case, False, "Ann", label="[a](b)") for row in wrong])
+    desk.write_now(
+        "be sure", lambda c: c.execute(outcomes.update().where(outcomes.c.at < last).values(confidence=0.99))
+    )
+    reviewed(desk)
+    report = (tmp_path / "reviews/review-desk.html").read_text()
+    of_week = report.split("Worst of the week that ended")[1].split("<h2>")[0]
+    mine = sorted((row for row in wrong if row.at >= last), key=lambda row: (-row.confidence, row.id))[:3]
+    shown = re.findall(r"Case (\d+): acted as (\w+), ([\d.]+) sure", of_week)
+    assert shown == [(str(row.case), row.answer, f"{row.confidence:.2f}") for row in mine]
+    assert of_week.count("<li>leant on knowledge/") == 3 and of_week.count("verdict of Ann (person): wrong") == 3
+    assert "<strong>[a](b)</strong>" in of_week
+
+
+def test_a_report_leads_to_runs_and_forms_and_does_without_forms_where_none_are(
+    desk: Ledger, prefect_server: str, tmp_path: Path
+) -> None:
+    truth = history(desk, 1, 60)
+    desk.write_now("name a run", lambda c: c.execute(outcomes.update().values(flow_run="r-1")))
+    reviewed(desk)
+    case = next(iter(drawn(desk)))[0]
+    desk.write_now("complain", lambda c: [say(c, one, False, "Ann") for one in truth if one != case])
+    reviewed(desk)
+    texts = [artifact(prefect_server, key) for key in ("review-desk", "audits-desk")]
+    assert all("/runs/flow-run/r-1)" in text and "/deployments/" not in text for text in texts)
+    with deployed(prefect_server, "why", "verdict") as ids:
+        reviewed(desk)
+    report, asked = (artifact(prefect_server, key) for key in ("review-desk", "audits-desk"))
+    worst = int(re.findall(r"Case (\d+): acted", report)[0])
+    for told, number, form in ((report, worst, "verdict"), (report, worst, "why"), (asked, case, "verdict")):
+        address, given = f"/deployments/deployment/{ids[form]}/run?parameters=", quote(json.dumps({"case": number}))
+        assert f"{address}{given})" in told, f"no link to {form} of case {number}"
 
 
 def test_the_report_and_its_files_hold_every_rate_and_no_words_of_a_customer(desk: Ledger, tmp_path: Path) -> None:
