@@ -108,7 +108,9 @@ async def show_review(
         whole.write_text(content, encoding="utf-8")
         whole.replace(folder / f"{name}.{ending}")  # whoever reads it never sees half of one
     where = f"\nThe same as a page and as a sheet on the worker's machine: `{folder}/{name}.html` and `.csv`.\n"
-    await acreate_markdown_artifact(key=name[:100], markdown=text + where, description=f"Review of {window.agent}")
+    await acreate_markdown_artifact(
+        key=name[:100], markdown=text + where, description=f"How often {window.agent} was wrong, and the worst of it"
+    )
     await acreate_markdown_artifact(
         key=f"audits-{window.agent}"[:100],
         markdown=review_page.to_look_at(window, asked[:ROWS], len(asked), ways),
