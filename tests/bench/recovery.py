@@ -98,6 +98,13 @@ def parent(pid: int) -> int:
     return 0
 
 
+def unended(street: Measured) -> list[dict[str, Any]] | None:
+    """Runs under way in Prefect's eyes; None if its server gives no answer, which is measured elsewhere."""
+    with contextlib.suppress(httpx.HTTPError):
+        return street.unended()
+    return None
+
+
 def once(street: Measured, what: str, number: int) -> dict[str, float]:
     """One kill among half-finished work. Seconds from it, or from the server's health where everything was killed."""
     if what == "worker" or not street._watched:
@@ -107,7 +114,8 @@ def once(street: Measured, what: str, number: int) -> dict[str, float]:
     street.tick()
     wait_for(lambda: len(street.outgoing()) > old + number % 20, 120, "work that can be interrupted")
     before = street.working_run()
-    under_way = {one["id"] for one in street.unended()}
+    known = wait_for(lambda: unended(street), 180, "Prefect's word on what is under way") or []
+    under_way = {one["id"] for one in known}
     size = street.log.stat().st_size
     if what == "worker":
         street.kill_worker_and_flow()
@@ -140,7 +148,7 @@ def once(street: Measured, what: str, number: int) -> dict[str, float]:
     answers = set(ids)
     wait_for(lambda: answers <= {one[0] for one in street.answered()}, 180, "an answer to every ticket")
     # Later ones are heartbeats, which come all the time.
-    over = lambda: not under_way & {one["id"] for one in street.unended()}  # noqa: E731
+    over = lambda: (now := unended(street)) is not None and not under_way & {one["id"] for one in now}  # noqa: E731
     wait_for(over, 180, "the end of every killed run in Prefect's eyes")
     twice = {one: count for one, count in street.answered().items() if count > 1}
     assert not twice, f"answered twice: {twice}"
