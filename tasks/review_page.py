@@ -225,20 +225,10 @@ def _proposed(learning: Sequence[Proposal]) -> str:
                 f"{found.p:.3f}",
                 rates,
             ]
-        wrong = f"{len(one.examples)}, of which {len(one.evidence)} came out wrong"
+        cases = f"{len(one.examples)} ({len(one.evidence)} came out wrong)"
         state = f"{one.state} by {one.who}" if one.who else one.state
-        rows.append((str(one.id), one.skill, wrong, *figures, state))
-    names = (
-        "proposal",
-        "skill",
-        "cases to learn",
-        "held out",
-        "read rightly",
-        "gained and lost",
-        "p",
-        "change",
-        "state",
-    )
+        rows.append((str(one.id), state, one.skill, cases, *figures))
+    names = ("proposal", "state", "skill", "cases", "held out", "read rightly", "gained and lost", "p", "change")
     return _table(names, rows)
 
 
