@@ -21,7 +21,9 @@ async def stage(
     agent: str = Field(min_length=1, description="Its name, as under Deployments."),
     skill: str = Field(min_length=1, description="One of its skills."),
     version: str = Field(min_length=1, description="A version that the skill's code has."),
-    stage: Stage = "shadow",
+    stage: Stage = Field(  # noqa: B008 (a form's field)
+        default="shadow", description="A shadow rehearses, a canary works a share, live works all, retired nothing new."
+    ),
     share: float = Field(default=0.1, gt=0, le=1, description="Of the cases, for a canary or a shadow."),
     who: str = Field(min_length=1, max_length=60, description="Your name, for the journal."),
     why: str = Field(default="", max_length=500),
