@@ -230,3 +230,20 @@ def test_a_difference_of_two_counted_shares_is_the_published_one() -> None:
     found = newcombe(56, 70, 48, 80)  # Newcombe 1998, Statistics in Medicine 17, table II, method 10, (a)
     assert (round(found.low, 4), round(found.high, 4)) == (0.0524, 0.3339)
     assert newcombe(1, 0, 3, 4).value is None
+
+
+def test_instructions_in_two_files_are_two_versions_and_never_one_by_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "thank-all"
+    folder.mkdir()
+    text = '---\nname: thank-all\ndescription: Thanks.\nallowed-tools: reply\nmetadata:\n  version: "{}"\n---\nThank.\n'
+    (folder / "SKILL.md").write_text(text.format(1))
+    (folder / "SKILL.2.md").write_text(text.format(2))
+    monkeypatch.setattr(_catalogue, "SKILLS", tmp_path)
+    assert list(_catalogue.versions("thank-all")) == ["1", "2"]
+    assert _catalogue.skill_flow("thank-all").version == "1"
+    assert _catalogue.skill_flow("thank-all", "2").version == "2"
+    (folder / "SKILL.2.md").write_text(text.format(1))
+    with pytest.raises(BadInput, match="have the same version"):
+        _catalogue.versions("thank-all")
