@@ -205,9 +205,8 @@ def test_canaries_never_have_more_than_all_cases_and_one_version_is_live(ledger:
     assert abs(given["2"] - 2_400) < 150 and abs(given["3"] - 800) < 120
     assert said("2", "live") and said("3", "live")
     assert stages(ledger) == {"2": "retired", "3": "live"}
-    assert all(
-        version_for("sorting", case, ledger.read_now("r", lambda c: releases_of(c, "desk"))) == "3" for case in "1"
-    )
+    found = ledger.read_now("look", lambda c: releases_of(c, "desk"))
+    assert {version_for("sorting", case, found) for case in range(1, 200)} == {"3"}
     assert place("sorting", 7) == place("sorting", 7) != place("other", 7)
 
 
