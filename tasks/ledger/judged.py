@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from sqlalchemy import Connection, Integer, cast, select
 
-from tasks.ledger.inserts import insert_or_nothing
+from tasks.ledger.releases import copy_case
 from tasks.ledger.reviewed import Window, concluded
 from tasks.ledger.tables import SHADOW, audits, cases, effects, model_calls, outcomes
 from tasks.ledger.verdicts import say
@@ -37,9 +36,8 @@ def ask_the_judge(c: Connection, window: Window) -> int:
     """
     asked = select(cast(cases.c.key, Integer)).where(cases.c.source == SOURCE, cases.c.agent == window.agent)
     drawn = (
-        select(outcomes, cases.c.body.label("arrival"), cases.c.sender)
+        select(outcomes)
         .join(audits, audits.c.outcome == outcomes.c.id)
-        .join(cases, cases.c.id == outcomes.c.case)
         .where(*concluded(window), outcomes.c.id.not_in(asked))
         .order_by(outcomes.c.id)
     )
@@ -59,12 +57,8 @@ def _enter(c: Connection, row: Any, answers: tuple[str, ...]) -> int:
     )
     bodies = tuple(Effect.model_validate_json(one).body for one in c.execute(sent).scalars())
     told = Judged(answer=row.answer, acted=row.kind == "acted", sent=bodies, answers=answers)
-    key = str(row.id)
-    arrival: dict[str, Any] = {**json.loads(row.arrival), "key": key, "thread": f"judge {key}"}
-    arrival["attributes"] = {**arrival.get("attributes", {}), "judged": told.model_dump(mode="json")}
-    copy = dict(agent=row.agent, source=SOURCE, key=key, thread=arrival["thread"], sender=row.sender, skill=SKILL)
-    copy |= dict(body=json.dumps(arrival), recorded=time.time())
-    return c.execute(insert_or_nothing(c, cases).values(copy)).rowcount
+    worked = c.execute(select(cases).where(cases.c.id == row.case)).one()
+    return copy_case(c, worked, SOURCE, str(row.id), SKILL, {"judged": told.model_dump(mode="json")})
 
 
 def hear_the_judge(c: Connection, agent: str) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Integer, cast, func, insert, select, update
@@ -159,20 +159,23 @@ def show_to_shadows(c: Connection, agent: str, limit: int) -> int:
         source = f"{SHADOW}{one.skill}/{one.version}"
         for settled in rows:
             if place(one.skill, settled[1]) < one.share:
-                _copy(c, settled, source, one.skill)
+                copy_case(c, settled, source, str(settled[1]), one.skill)
         if rows:
             c.execute(update(releases).where(releases.c.id == one.id).values(seen=rows[-1][0]))
         looked += len(rows)
     return looked
 
 
-def _copy(c: Connection, settled: Any, source: str, skill: str) -> None:
-    body = json.loads(settled.body)
+def copy_case(
+    c: Connection, worked: Any, source: str, key: str, skill: str, attributes: Mapping[str, object] | None = None
+) -> int:
+    """Enter a copy of a case (`agent`, `sender` and `body` of its row) that only rehearses; 0 if it is there."""
+    arrival = {**json.loads(worked.body), "key": key, "thread": key}
+    arrival["attributes"] = {**arrival.get("attributes", {}), **(attributes or {})}
     # A conversation of its own: the order in which it is worked holds up nobody and is held up by nobody.
-    key = str(settled[1])
-    row = dict(agent=settled.agent, source=source, key=key, thread=key, sender=settled.sender, skill=skill)
-    row |= dict(body=json.dumps({**body, "key": key, "thread": key}), recorded=time.time())
-    c.execute(insert_or_nothing(c, cases).values(row))
+    row = dict(agent=worked.agent, source=source, key=key, thread=key, sender=worked.sender, skill=skill)
+    row |= dict(body=json.dumps(arrival), recorded=time.time())
+    return c.execute(insert_or_nothing(c, cases).values(row)).rowcount
 
 
 def rehearsed_by(c: Connection, shadow: Release) -> dict[CaseId, Rehearsed]:
