@@ -64,9 +64,10 @@ async def review(
     if judge:
         await ask_for_opinions(ledger, window)
     found = await count_outcomes(ledger, window)
-    changes = await move_thresholds(ledger, window, number, target, change)
+    # Rules first: where one answer errs, the threshold of all others need not rise for it.
+    changes = await leave_to_people(ledger, window, number, target, change)
+    changes += await move_thresholds(ledger, window, number, target, change)
     changes += await propose_lessons(ledger, window, number, change)
-    changes += await leave_to_people(ledger, window, number, target, change)
     changes += await judge_versions(ledger, window, number, change)
     urgent = [one.said for one in changes if one.alarm]
     worst = await tell_the_worst(ledger, window)

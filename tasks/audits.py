@@ -155,8 +155,8 @@ async def adjust(ledger: Ledger, window: Window, review: int, target: float, cha
     drawn = [one for one in drawn if (one.skill, one.version) not in tried]  # its errors end the trial, not the rest
     changes = []
     for skill in sorted({one.skill for one in drawn}):
-        # What a rule leaves to people is acted on at no threshold, so its errors move none.
-        ruled = partial(held_answers, agent=window.agent, skill=skill, as_of=window.as_of)
+        # What a rule leaves to people, also one of this review, is acted on at no threshold: its errors move none.
+        ruled = partial(held_answers, agent=window.agent, skill=skill)
         held = await ledger.read("read the rules", ruled)
         mine = [one for one in drawn if one.skill == skill and one.confidence is not None and one.answer not in held]
         found = await ledger.read("read the threshold", partial(threshold_of, agent=window.agent, skill=skill))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from scipy.special import betainc, betaincc
 from sqlalchemy import Connection
 
 from tasks.audits import WHO, Change, settings, tried_out
+from tasks.calibration import Label, choose
 from tasks.figures import strata
 from tasks.ledger import Ledger
 from tasks.ledger.proposals import Proposal, decide, drawn_conversations, last_words, propose_rule, waiting
@@ -26,6 +27,13 @@ from tasks.statistics import false_discovery_rate, wilson
 
 FEW = 5
 """Fewer wrong ones propose no rule, however unlikely they are by chance."""
+GIVEN_BACK = 0.025
+"""The highest p that lifts a rule: there the same cases sit their exam again, with more beside them.
+
+Simulated in tests/test_rules.py, half-years of two looks a week: an answer that errs as often as the target allows is
+given back one time in sixteen, one that errs half as often again one time in 300. To be held at all has two hurdles,
+the shown half and the exam, and happened to one that keeps the target in one half-year of 200.
+"""
 ANSWER = re.compile(r"\w[\w .,/+-]{0,59}")
 """What can be the name of an answer. Other answers are a model's free words, which no second case has."""
 
@@ -68,7 +76,7 @@ def _entered(c: Connection, agent: str, skill: str, idea: Idea, review: int, exa
 async def _decided(ledger: Ledger, found: Proposal, change: bool) -> str:
     if found.state not in ("proposed", "active") or found.exam is None:
         return ""  # a person said no meanwhile
-    clear = found.exam.p <= BEYOND_CHANCE
+    clear = found.exam.p <= (BEYOND_CHANCE if found.rule and found.rule.held else GIVEN_BACK)
     said = f"{found.skill} {{}} {found.rule}, proposal {found.id}: {found.exam}"
     if found.state == "proposed" and change and clear:
         why = f"beyond chance: {found.exam}"
@@ -88,33 +96,49 @@ def _ideas(c: Connection, window: Window, target: float) -> list[tuple[str, Idea
     cells = [one for one in count_cells(c, window) if (one.skill, one.version) not in tried]
     found = []
     for skill in sorted({one.skill for one in drawn}):
-        threshold = threshold_of(c, window.agent, skill)
+        threshold = threshold_of(c, window.agent, skill, window.as_of)
         limit = agent.threshold if threshold is None else threshold
         held = held_answers(c, window.agent, skill, window.as_of)
         since = last_words(c, window.agent, skill, window.as_of)
+        rows = [one for one in drawn if one.skill == skill and one.kind != "abstained"]
+        limits = _limits([one for one in rows if one.answer not in held], limit, target)
         fresh = [
             one
-            for one in drawn
-            if one.skill == skill
-            and (one.confidence is None or one.confidence >= limit)  # what is left of it since is no ground
+            for one in rows
+            if (one.confidence is None or one.confidence >= limits.get(one.answer, limit))
             and from_[one.outcome].at >= since.get(one.answer, 0.0)
             and ANSWER.fullmatch(one.answer)
         ]
         sides = {one.outcome: held_out(from_[one.outcome].conversation) for one in fresh}
         ideas = [
-            *to_hold([one for one in fresh if one.kind == "acted" and one.answer not in held], sides, target),
+            *to_hold([one for one in fresh if one.answer not in held], sides, target),
             *to_lift([one for one in fresh if one.kind == "handed_over" and one.answer in held], target),
         ]
         mine = [one for one in cells if one.skill == skill]
-        found += [(skill, idea, examined(idea, mine, limit, target)) for idea in ideas]
+        found += [(skill, idea, examined(idea, mine, limits.get(idea.rule.answer, limit), target)) for idea in ideas]
     return found
 
 
-def to_hold(acted: Sequence[Audited], sides: Mapping[int, bool], target: float) -> list[Idea]:
+def _limits(rows: Sequence[Audited], now: float, target: float) -> dict[str, float]:
+    """From which confidence on each answer that errs would be acted on, if the others alone set the threshold.
+
+    Where its own errors have raised the threshold until nothing is acted on, they have to be seen all the same.
+    """
+    wrong = Counter(one.answer for one in rows if one.right is False)
+    found = {}
+    for answer in (one for one, times in wrong.items() if times >= FEW):
+        others = [one for one in rows if one.answer != answer and one.confidence is not None]
+        labels = [Label(one.confidence or 0.0, bool(one.right), one.chance) for one in others]
+        chosen = choose(labels, target).threshold
+        found[answer] = now if chosen is None else min(chosen, now)
+    return found
+
+
+def to_hold(rows: Sequence[Audited], sides: Mapping[int, bool], target: float) -> list[Idea]:
     """Answers that by the shown half err more often than the target, beyond chance for all answers together (Holm)."""
     shown: defaultdict[str, list[Audited]] = defaultdict(list)
     exam: defaultdict[str, list[Audited]] = defaultdict(list)
-    for one in acted:
+    for one in rows:
         (exam if sides[one.outcome] else shown)[one.answer].append(one)
     chosen = holm({answer: above(*counts(rows), target) for answer, rows in shown.items()})
     ideas = []
@@ -130,7 +154,7 @@ def to_lift(handed_over: Sequence[Audited], target: float) -> list[Idea]:
     known: defaultdict[str, list[Audited]] = defaultdict(list)
     for one in handed_over:
         known[one.answer].append(one)
-    enough = {answer for answer, rows in known.items() if below(0, counts(rows)[1], target) <= BEYOND_CHANCE}
+    enough = {answer for answer, rows in known.items() if below(0, counts(rows)[1], target) <= GIVEN_BACK}
     return [Idea(Rule(a, False), sorted(one.case for one in known[a]), known[a]) for a in sorted(enough)]
 
 
