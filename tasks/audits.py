@@ -76,7 +76,7 @@ async def draw(ledger: Ledger, window: Window, budget: int) -> list[Open]:
         given = partial(_drawn, week=one, period=period, agent=agent, budget=budget)
         drawn = await ledger.read(f"draw from the week of {period}", given)
         # All of a week in one transaction: a plan is there, or it is not.
-        entered = partial(ask_about, agent=window.agent, period=period, drawn=drawn)
+        entered = partial(ask_about, agent=window.agent, period=period, drawn=drawn, as_of=window.as_of)
         await ledger.write(f"ask about the week of {period}", entered)
     return await ledger.read("list open audits", partial(open_audits, window=window))
 

@@ -299,6 +299,7 @@ def test_what_is_not_clear_waits_grows_by_half_and_is_laid_down_by_a_person(desk
 @pytest.mark.parametrize("no", ["decline", "take back"])
 def test_a_persons_no_is_not_asked_again_for_the_cases_that_he_knew(desk: Ledger, no: str) -> None:
     people_found(desk, "refunds", wrong=30, right=30)
+    people_found(desk, "invoice", wrong=0, right=200)  # which says where the threshold would be without refunds
     reviewed(change=no == "take back")
     if no == "decline":
         asyncio.run(approve(proposal=1, decision="decline", who="Ann", why="wrong labels"))
@@ -319,6 +320,7 @@ def test_a_persons_no_is_not_asked_again_for_the_cases_that_he_knew(desk: Ledger
 
 def test_an_answer_is_given_back_when_people_would_have_let_it_act_and_may_be_held_again(desk: Ledger) -> None:
     people_found(desk, "refunds", wrong=30, right=30, weeks_ago=6)
+    people_found(desk, "invoice", wrong=0, right=200, weeks_ago=2)
     reviewed()
     weeks_pass(desk, 5)
     people_found(desk, "refunds", wrong=0, right=30, kind="handed_over", weeks_ago=3)
