@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -28,16 +29,19 @@ from tasks.ledger.database import Ledger
 from tasks.ledger.holders import register
 from tasks.ledger.releases import place, releases_of, set_stage, show_to_shadows, to_begin, version_for
 from tasks.ledger.reviewed import WEEK, begins, week_of
-from tasks.ledger.tables import SHADOW, audits, cases, effects, outcomes, releases
+from tasks.ledger.tables import SHADOW, agents, audits, cases, effects, journal, outcomes, releases
 from tasks.ledger.verdicts import say
 from tasks.process import this_process
 from tasks.records import Agent
 from tasks.releases import LEVEL, Beside, ruling
 from tasks.statistics import Difference, Stratum, change, newcombe
+from tests import forked
 from tests.conftest import arrival, fill
 
 SKILL = '''"""Says yes; yes is right."""
 import hashlib
+import os
+import signal
 from functools import partial
 
 from prefect import flow
@@ -65,7 +69,24 @@ async def worse(cases: list[CaseId]) -> None:
 @flow(name="sorting", version="3")
 async def better(cases: list[CaseId]) -> None:
     await each(cases, partial(work, 0.0))
+
+
+@flow(name="sorting", version="9")
+async def deadly(cases: list[CaseId]) -> None:
+    await each(cases, lambda case: os.kill(os.getpid(), signal.SIGKILL))
 '''
+TICK = """
+import asyncio, os
+from pathlib import Path
+import skills
+from skills import _catalogue
+_catalogue.SKILLS = Path(os.environ["HOLDFAST_HOME"]) / "skills"
+skills.__path__ = [str(_catalogue.SKILLS)]
+from flows.loop import agent_loop
+from tasks.records import Agent
+reply = {"reply": "maildir:sent"}
+asyncio.run(agent_loop(Agent(name="desk", source="maildir:inbox", skills=["sorting"], effects=reply), dry_run=False))
+"""
 
 
 @pytest.fixture
@@ -183,6 +204,31 @@ def test_a_shadow_lets_nothing_leave_and_enters_no_rate(desk: Ledger, tmp_path: 
     people_answer(desk)
     asyncio.run(review(agent="desk", audits=60, target=0.3, change=True))
     assert stages(desk) == {"3": "canary"}, "people's word on the real cases says that it is better"
+
+
+def test_a_shadow_whose_copies_kill_is_retired_and_its_agent_goes_on(
+    desk: Ledger, tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    assert tick() == "Idle"
+    staged("9", "shadow", 1.0)
+    mails(tmp_path, 1, 3)
+    for _ in range(3):
+        assert forked.start(code=TICK).wait(120) == -signal.SIGKILL
+    assert forked.start(code=TICK).wait(120) == 0, "the agent is stopped by what only rehearses"
+    row = desk.read_now("look", lambda c: c.execute(select(agents)).one())
+    assert (row.paused, row.fruitless) == ("", 0)
+    (gone,) = desk.read_now("look", lambda c: releases_of(c, "desk"))
+    assert (gone.version, gone.stage, gone.who) == ("9", "retired", "recovery") and "killed its process" in gone.why
+    copies = select(cases.c.state, cases.c.reason).where(cases.c.source.startswith(SHADOW)).order_by(cases.c.id)
+    first, *others = desk.read_now("look", lambda c: c.execute(copies).all())
+    assert first.state == "quarantined" and "3 attempts died" in first.reason
+    assert [one.state for one in others] == ["quarantined"] * 2 and "another copy" in others[0].reason
+    said = select(journal.c.what).where(journal.c.who == "recovery")
+    noted = " ".join(desk.read_now("look", lambda c: c.execute(said).scalars().all()))
+    assert "sorting 9 is retired" in noted and "quarantined 2 other copies" in noted and "paused" not in noted
+    mails(tmp_path, 10, 2)
+    assert tick() == "Completed" and len(list((tmp_path / "sent/new").iterdir())) == 5
 
 
 def test_a_version_that_the_code_has_no_more_leaves_no_case_behind(desk: Ledger, tmp_path: Path) -> None:

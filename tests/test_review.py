@@ -111,6 +111,14 @@ def test_nobody_is_asked_about_another_case_when_a_review_is_repeated(desk: Ledg
     assert kinds == {"acted", "handed_over"}, "what was not acted on is never looked at"
 
 
+def test_a_review_says_of_how_many_it_asked_itself(desk: Ledger) -> None:
+    history(desk, 2, 200)
+    found = reviewed(desk, audits=40)
+    asked = [one["asked"] for one in found["weeks"]]
+    assert sum(asked) == len(drawn(desk)) and min(asked) >= 35
+    assert [one["answered"] for one in found["weeks"]] == [0, 0]
+
+
 def test_two_reviews_at_once_draw_a_week_by_one_plan(desk: Ledger) -> None:
     history(desk, 1, 60)
     period, others = name_of(week_of(time.time()) - 1), [Ledger(desk.url) for _ in range(2)]
