@@ -49,4 +49,5 @@ def vectors(texts: Sequence[str]) -> NDArray[np.float32] | None:
         return None
     found: NDArray[np.float32] = np.asarray(_model().embed(list(texts)), dtype=np.float32)
     length = np.linalg.norm(found, axis=1, keepdims=True)
-    return np.divide(found, length, out=np.zeros_like(found), where=length > 0)  # an empty text has none
+    np.divide(found, length, out=found, where=length > 0)  # an empty text has none
+    return found
