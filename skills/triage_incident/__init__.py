@@ -8,8 +8,9 @@ from skills import ONCE_PER_CASE, Case, CaseId, Outcome, Unusable, each, perform
 from skills.triage_incident.findings import Alert, Correlated, Gathered, Judgement, alert_of
 from skills.triage_incident.investigation import by_claude
 from skills.triage_incident.logistic import by_features
-from skills.triage_incident.reading import look, matchers_of
+from skills.triage_incident.reading import look
 from skills.triage_incident.weights import weigh
+from tasks.channels.alertmanager import matchers_for
 from tasks.errors import BudgetReached, NotNow, Refused, Unavailable
 from tasks.ledger.effects import kinds_wanted
 from tasks.model import has_key
@@ -117,7 +118,7 @@ def _note(case: Case, judged: Judgement) -> Effect:
 
 def _silence(case: Case, judged: Judgement) -> Effect:
     # The alert's own labels, word for word: neither its text nor a model chooses what else becomes quiet.
-    matchers = [one.model_dump() for one in matchers_of(alert_of(case))]
+    matchers = [one.model_dump() for one in matchers_for(alert_of(case).labels)]
     body = f"Case {case.id}: {judged.summary}"
     return Effect(kind="silence", body=body, data={"matchers": matchers, "minutes": judged.minutes})
 
