@@ -11,15 +11,15 @@ from skills.triage_incident.logistic import by_features
 from skills.triage_incident.reading import look
 from skills.triage_incident.weights import weigh
 from tasks.channels.alertmanager import matchers_for
-from tasks.errors import BudgetReached, NotNow, Refused, Unavailable
+from tasks.errors import BadInput, BudgetReached, NotNow, Refused, Unavailable
 from tasks.ledger.effects import kinds_wanted
 from tasks.model import has_key
 from tasks.records import Effect
 from tasks.working import in_hand
 
 EXCERPT, RUNBOOK = 1_000, 2_000  # characters of the alert's own words, and of the runbook
-NOT_ASKED = (Unusable, Unavailable, NotNow, BudgetReached)
-"""What keeps Claude from concluding; an alert does not wait for any of it."""
+NOT_ASKED = (Unusable, Unavailable, NotNow, BudgetReached, BadInput)
+"""What keeps Claude from concluding, a refused key too; an alert does not wait for any of it."""
 
 
 @task(cache_policy=ONCE_PER_CASE, task_run_name="gather for case {case.id}")
