@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 import tasks.alerts
 from tasks.alerts import Alert
+from tasks.episodes import Episode, to_forget
 from tasks.errors import BadInput, HoldfastError, NotSent
 from tasks.ledger.arrivals import concluded, hear, recall, record, seen
 from tasks.ledger.database import Ledger
@@ -427,7 +428,7 @@ def test_with_nobody_to_ask_an_alert_is_over_after_minutes_of_other_news_or_an_h
 
 GOOD = {
     "fingerprint": "00ff00ff00ff00ff",
-    "labels": {"alertname": "Good", "odd\nname": "a\nb\x00\ud800"},
+    "labels": {"alertname": "Go\nod", "odd\nname": "a\nb\x00\ud800"},
     "annotations": {"summary": "x" * 1_000_000 + "\ud800"},
     "startsAt": "2026-01-01T00:00:00.123456789Z",
     "updatedAt": "2026-01-01T00:00:00Z",
@@ -480,9 +481,18 @@ def test_an_alert_that_is_none_is_reported_and_the_others_go_on(ledger: Ledger, 
         found = Desk(ledger, url).tick()
     (good,) = (one for one in found if isinstance(one, Arrival))
     assert len([one for one in found if isinstance(one, Unreadable)]) == 21, "thousands of lines in a log help nobody"
-    assert good.attributes["labels"] == {"alertname": "Good", "odd name": "a\nb"} and good.attributes["cut"] is True
+    assert good.attributes["labels"] == {"alertname": "Go\nod", "odd name": "a\nb"} and good.attributes["cut"] is True
     assert len(good.text) <= 4_000 and "\n" not in good.subject
     assert len(json.dumps(good.attributes)) < 10_000
+
+
+def test_what_is_over_is_remembered_for_hours_and_by_the_thousand_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.episodes.MOST", 2)
+    one = Episode(name="n", labels={}, server="", key="k", cased=1.0, fires=(1.0,))
+    over = {str(at): one.model_copy(update={"over": float(at)}) for at in (9_000, 9_001, 9_002, 1_000)}
+    assert to_forget({**over, "open": one}, 9_003.0) == {"9000", "1000"}
+    assert to_forget({"1000": over["1000"]}, 9_003.0) == {"1000"}
+    assert to_forget({"1000": over["1000"]}, 8_000.0) == set()
 
 
 @pytest.mark.parametrize(
