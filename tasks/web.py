@@ -120,12 +120,13 @@ def exchange(
     body: object = None,
     headers: Mapping[str, str] | None = None,
     limit: int = LIMIT,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> Answer:
     """One request and its answer, of which at most `limit` bytes are kept, and one more.
 
     Raises NotSent while it is certain that no request left, and httpx.HTTPError where nobody can tell.
     """
+    seconds = SECONDS if seconds is None else seconds
     until = time.monotonic() + seconds
     # What stays on this machine goes through no proxy.
     outside = not same_machine(urlsplit(place.base).hostname or "")
@@ -154,7 +155,7 @@ def read_json(
     *,
     params: Mapping[str, Any] | None = None,
     limit: int = LIMIT,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> Any:
     """What a GET says as JSON. NotSent if the server can not be asked now, BadInput if what it says is of no use."""
     try:

@@ -81,7 +81,8 @@ class Alerting:
     def __init__(self, folder: Path, rules: Sequence[Mapping[str, Any]], route: Mapping[str, Any], resend: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         off = ("--cluster.listen-address=",)
-        self.pushgateway = Program(folder, "prometheus-pushgateway")
+        # Without this, Debian's keeps what is pushed in one file for all of them on a machine.
+        self.pushgateway = Program(folder, "prometheus-pushgateway", "--persistence.file=")
         self.alertmanager = Program(
             folder, "prometheus-alertmanager", "--config.file=alertmanager.yml", "--storage.path=alertmanager", *off
         )
