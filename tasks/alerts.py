@@ -84,7 +84,7 @@ def _alert(one: Any) -> Alert:
     labels = _texts(one["labels"], VALUE)
     return Alert(
         fingerprint=fingerprint,
-        name=labels.get("alertname") or "unnamed",
+        name=named(labels.get("alertname", "")),
         starts=time_of(one["startsAt"]),
         updated=time_of(one.get("updatedAt") or one["startsAt"]),
         labels=labels,
@@ -103,6 +103,11 @@ def _texts(given: Any, most: int) -> dict[str, str]:
         raise ValueError("a label or annotation is no text")
     some = sorted(given.items())[:LABELS]
     return {clean(name, one_line=True)[:NAME]: clean(value[: 2 * most])[:most] for name, value in some}
+
+
+def named(text: str) -> str:
+    """The name of a rule and of its alerts, on one line."""
+    return clean(text, one_line=True)[:NAME] or "unnamed"
 
 
 def short(text: str) -> str:
@@ -193,7 +198,7 @@ def evaluated_by(place: web.Place, names: Iterable[str]) -> Evaluated:
         for group in _data(place, "/api/v1/rules", type="alert")["groups"]:
             settled = began + 3 * slowest + 2 * group["interval"]
             for rule in group["rules"]:
-                if (name := clean(rule["name"])[:VALUE]) in wanted:
+                if (name := named(rule["name"])) in wanted:
                     at = time_of(rule["lastEvaluation"]).timestamp()
                     lately = now - at <= 3 * max(group["interval"], 20.0)
                     holds = [shortened(_texts(one["labels"], VALUE)) for one in rule["alerts"]]

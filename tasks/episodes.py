@@ -16,6 +16,7 @@ STEADY = 10 * MINUTE  # firing without a break: what flapped flaps no more
 AT_LEAST = 60 * MINUTE  # a case for what flaps on and on
 BACK = 60 * MINUTE  # after which an alert that fires again says nothing about what was done before
 KEPT = 120 * MINUTE  # an episode that is over is remembered: longer than all of these
+MOST = 20_000  # that are over are remembered at once; of more the newest
 RESENT = 5 * MINUTE  # Prometheus sends what fires each minute, unless told otherwise: then it would have been heard
 PROVED = 3 * MINUTE  # of which another alert of the same Prometheus has to show that it goes on sending
 UNHEARD = 60 * MINUTE  # ... and without any other
@@ -67,6 +68,12 @@ class Episode(Record):
             return False
         proved = now - self.absent >= RESENT and heard.get(self.server, 0.0) >= self.absent + PROVED
         return proved or now - self.absent >= UNHEARD
+
+
+def to_forget(remembered: Mapping[str, Episode], now: float) -> set[str]:
+    """Names of those that are over for so long, or so many, that nothing depends on them any more."""
+    over = sorted(((one.over, name) for name, one in remembered.items() if one.over), reverse=True)
+    return {name for place, (since, name) in enumerate(over) if place >= MOST or now - since > KEPT}
 
 
 def begins(alert: Alert, key: str, now: float) -> Episode:

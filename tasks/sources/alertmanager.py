@@ -25,7 +25,7 @@ from pydantic import JsonValue, ValidationError
 
 from tasks import web
 from tasks.alerts import Alert, ended_early, evaluated_by, server_of, short, shown_by, up_since
-from tasks.episodes import BACK, KEPT, MINUTE, Episode, begins
+from tasks.episodes import BACK, MINUTE, Episode, begins, to_forget
 from tasks.errors import BadInput, HoldfastError
 from tasks.records import Arrival, Note, Signal, Unreadable
 from tasks.sources import Found, Known
@@ -98,8 +98,9 @@ def poll(url: str, known: Known) -> Iterator[Found]:
         if begun and not one.over and name in shown and shown[name].active:
             due.append(Due(shown[name], one.flaps, one))
     yield from _cases(due, before, after, now)
+    old = to_forget(after, now)
     for name, one in after.items():
-        if one.over and now - one.over > KEPT:
+        if name in old:
             yield Note(name=f"{ALERT}{name}", value=None)
         elif one != before.get(name):
             yield _note(name, one)
