@@ -361,6 +361,11 @@ def test_a_storm_is_one_case_that_later_alerts_join_and_that_ends_with_the_last(
     assert only.told() == []
     clock(7 * MINUTE)
     assert only.told() == [], "a member still fires"
+    clock(61 * MINUTE)
+    only.tick()
+    rig.send(*alerts(1))
+    (late,) = only.new()
+    assert not late.thread.startswith("group:"), "what begins an hour later was swallowed"
     end(rig, alerts(40))
     only.tick()
     clock(61 * MINUTE)
