@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import update
 
+from flows.loop import agent_loop
 from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases, effects, steps
 from tasks.ledger.verdicts import say
-from tasks.records import Signal
+from tasks.records import Agent, Signal
 from tests import forked
 from tests.alerting import Alerting, alerting_in
 from tests.conftest import free_port, wait_for
@@ -257,3 +259,15 @@ def test_two_processes_at_once_call_a_person_once(desk: Desk, rig: Alerting) -> 
     desk.ledger.write_now("hurry", lambda c: c.execute(update(cases).values(not_before=0.0)))
     desk.work(1, 2)
     assert len(desk.pages()) == 2 == len(desk.sink.requests("page")), "an episode was paged twice"
+
+
+def test_two_ticks_on_one_alert_call_a_person_once(desk: Desk, rig: Alerting) -> None:
+    rig.push('queue_depth{service="orders"} 300')
+    rig.firing("QueueBacklog")
+    given = {"name": "incidents", "source": rig.source, "skills": ["triage_incident"], "effects": desk.effects}
+    agent = Agent.model_validate(given)
+    for _ in range(2):
+        asyncio.run(agent_loop(agent, dry_run=False))
+    (page,) = desk.pages()
+    assert "QueueBacklog" in page["body"] and "orders" in page["body"]
+    assert [one.answer for one in desk.concluded()] == ["page"]
