@@ -20,7 +20,6 @@ SHORT = 80  # characters of what is compared later
 SHOWN = 20  # alerts that can not be read, of one poll
 FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,64}")
 OURS = "holdfast"  # who made a silence, as people see it
-EARLY_SECONDS = 1.0
 
 
 class Alert(NamedTuple):
@@ -137,7 +136,7 @@ def ended_early(place: web.Place) -> list[Ended]:
             at, changed = time_of(one["endsAt"]), time_of(one["updatedAt"])
             over = one["createdBy"] == OURS and one["status"]["state"] == "expired"
             exact = all(m["isRegex"] is False and m.get("isEqual", True) is True for m in one["matchers"])
-            if over and exact and (at - changed).total_seconds() < EARLY_SECONDS:
+            if over and exact and at <= changed:
                 labels = {str(m["name"]): str(m["value"]) for m in one["matchers"]}
                 ended.append(Ended(str(one["id"])[:SHORT], labels, time_of(one["startsAt"]).timestamp(), at))
         except (KeyError, TypeError, ValueError, AttributeError):

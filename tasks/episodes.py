@@ -13,7 +13,7 @@ MINUTE = 60.0
 FLAPS = 3  # times that it began within the window
 WINDOW = 30 * MINUTE
 STEADY = 10 * MINUTE  # firing without a break: what flapped flaps no more
-AT_LEAST = 60 * MINUTE  # a case for what flaps on and on
+AT_LEAST = 60 * MINUTE  # a case for what flaps on and on, and for what joins a storm
 BACK = 60 * MINUTE  # after which an alert that fires again says nothing about what was done before
 KEPT = 120 * MINUTE  # an episode that is over is remembered: longer than all of these
 MOST = 20_000  # that are over are remembered at once; of more the newest
@@ -54,9 +54,9 @@ class Episode(Record):
         """Whether what flapped has become steady, or has flapped for so long that people shall hear of it again."""
         return self.joined and (now - self.fires[-1] >= STEADY or now - self.cased >= AT_LEAST)
 
-    def with_case(self, key: str, now: float) -> Episode:
-        """The same with a case, its own or that of a group."""
-        return self.model_copy(update={"key": key, "cased": now, "joined": False, "flaps": 0, "told": False})
+    def with_case(self, key: str, cased: float) -> Episode:
+        """The same with a case that was made then: its own or that of a group."""
+        return self.model_copy(update={"key": key, "cased": cased, "joined": False, "flaps": 0, "told": False})
 
     def silent_for_long(self, now: float, heard: Mapping[str, float], up: float) -> bool:
         """Whether its absence alone says that it is over: there is no Prometheus to ask.
@@ -76,7 +76,7 @@ def to_forget(remembered: Mapping[str, Episode], now: float) -> set[str]:
     return {name for place, (since, name) in enumerate(over) if place >= MOST or now - since > KEPT}
 
 
-def begins(alert: Alert, key: str, now: float) -> Episode:
-    """The first episode of an alert that nothing is remembered of."""
+def begins(alert: Alert, now: float) -> Episode:
+    """The first episode of an alert that nothing is remembered of, before it has a case."""
     labels, server = shortened(alert.labels), server_of(alert.generator)
-    return Episode(name=alert.name, labels=labels, server=server, key=key, cased=now, fires=(now,))
+    return Episode(name=alert.name, labels=labels, server=server, key="", cased=now, fires=(now,))

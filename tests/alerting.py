@@ -69,6 +69,15 @@ class Program:
             return httpx.get(f"{self.url}/-/ready", trust_env=False).status_code == 200
         return False
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It does nothing meanwhile."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

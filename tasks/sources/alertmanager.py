@@ -25,7 +25,7 @@ from pydantic import JsonValue, ValidationError
 
 from tasks import web
 from tasks.alerts import Alert, ended_early, evaluated_by, server_of, short, shown_by, up_since
-from tasks.episodes import BACK, MINUTE, Episode, begins, to_forget
+from tasks.episodes import AT_LEAST, BACK, MINUTE, Episode, begins, to_forget
 from tasks.errors import BadInput, HoldfastError
 from tasks.records import Arrival, Note, Signal, Unreadable
 from tasks.sources import Found, Known
@@ -178,7 +178,8 @@ def _cases(due: Sequence[Due], before: dict[str, Episode], after: dict[str, Epis
     """A case for each, or for all of one alertname in a storm; each is noted right after its case."""
     waiting = {one.alert.fingerprint for one in due}
     others = [one for name, one in after.items() if name not in waiting and not one.over and not one.joined]
-    groups = {one.name: one.key for one in others if not one.alone}
+    # A storm of which one alert goes on for days must not swallow what begins then.
+    groups = {one.name: one for one in others if not one.alone and now - one.cased < AT_LEAST}
     lately: dict[str, int] = defaultdict(int)
     for one in others:
         lately[one.name] += one.alone and now - one.cased < STORM_SECONDS
@@ -186,7 +187,7 @@ def _cases(due: Sequence[Due], before: dict[str, Episode], after: dict[str, Epis
     for each in sorted(due, key=lambda each: (each.alert.starts, each.alert.fingerprint)):
         by_name[each.alert.name].append(each)
     for name, members in by_name.items():
-        key = groups.get(name, "")
+        key, cased = (groups[name].key, groups[name].cased) if name in groups else ("", now)
         if not key and len(members) + lately[name] > STORM:
             key = f"group:{short(name)}@{_text_of(members[0].alert.starts)}"
             yield _grouped(key, members)
@@ -195,7 +196,7 @@ def _cases(due: Sequence[Due], before: dict[str, Episode], after: dict[str, Epis
             if not key:
                 yield _single(each)
             own = key or _key(alert)
-            one = each.before.with_case(own, now) if each.before else begins(alert, own, now)
+            one = (each.before or begins(alert, now)).with_case(own, cased)
             # As it was read at the next poll: it is not noted a second time at the end of this one.
             before[alert.fingerprint] = after[alert.fingerprint] = one
             yield _note(alert.fingerprint, one)
