@@ -49,7 +49,7 @@ def server(desk: Desk) -> Iterator[str]:
     running = Controller(desk, hostname="127.0.0.1", port=free_port())
     running.start()
     try:
-        yield f"smtp://127.0.0.1:{running.port}"
+        yield f"smtp+plain://127.0.0.1:{running.port}"
     finally:
         running.stop()
 
@@ -69,7 +69,7 @@ def scripted(*answers: bytes) -> Iterator[str]:
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        yield f"smtp://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"smtp+plain://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         thread.join()
         listening.close()
@@ -104,7 +104,7 @@ def test_a_server_that_gives_up_before_the_mail_did_not_get_it(greeting: bytes) 
 
 def test_a_server_that_is_not_there_did_not_get_it() -> None:
     with pytest.raises(NotSent, match="could not be used"):
-        channels.send(f"smtp://127.0.0.1:{free_port()}", "k", answer(), DESK)
+        channels.send(f"smtp+plain://127.0.0.1:{free_port()}", "k", answer(), DESK)
 
 
 def test_a_connection_lost_after_the_mail_is_neither_sent_nor_not_sent() -> None:
@@ -142,27 +142,31 @@ def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["smtp:", "smtp://", "smtp://h:99999", "smtp://h/box", "smtp://h?starttls=yes", "smtp://h?tls=1", "smtp://["]
+    "url",
+    "smtp:|smtp://|smtp://h:99999|smtp://h/box|smtp://h?starttls=0|smtp://h?tls=1|smtp://[|smtp+ssl://h|smtp://h?archive="
+    "imap://h/Sent|smtp://h?archive_to=a@example.com|smtp://h?wait=5|smtp://h#x".split("|"),
 )
 def test_a_wrong_smtp_url_is_known_before_any_work(url: str) -> None:
     with pytest.raises(BadInput, match="Write smtp://"):
         channels.check(url)
 
 
-def test_a_password_never_travels_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mail_or_a_password_never_travels_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    for host in ("mail.example.com", "10.0.0.7", "127.0.0.1.example.com"):
+        with pytest.raises(BadInput, match="in the clear"):
+            channels.check(f"smtp+plain://{host}:25")
     monkeypatch.setenv("HOLDFAST_SMTP_USER", "desk")
     with pytest.raises(BadInput, match="Set both"):
-        channels.check("smtp://127.0.0.1:25")
+        channels.check("smtp+plain://127.0.0.1:25")
     monkeypatch.setenv("HOLDFAST_SMTP_PASSWORD", "secret")
-    channels.check("smtp://127.0.0.1:25")
-    channels.check("smtp://mail.example.com:587?starttls=1")
-    with pytest.raises(BadInput, match="starttls=1") as why:
-        channels.check("smtp://mail.example.com:587")
-    assert "secret" not in str(why.value)
+    for url in ("smtp+plain://127.0.0.1:25", "smtp+plain://[::1]", "smtp://mail.example.com:587?starttls=1"):
+        channels.check(url)
 
 
-def test_a_server_without_encryption_gets_nothing_when_it_was_asked_for() -> None:
+def test_a_server_without_encryption_gets_nothing_unless_that_was_asked_for() -> None:
     desk = Desk()
-    with server(desk) as url, pytest.raises(NotSent):
-        channels.send(f"{url}?starttls=1", "k", answer(), DESK)
+    with server(desk) as url:
+        for how in ("smtp", "smtp+tls"):
+            with pytest.raises(NotSent):
+                channels.send(url.replace("smtp+plain", how), "k", answer(), DESK)
     assert not desk.taken
