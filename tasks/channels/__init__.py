@@ -13,7 +13,7 @@ _SHARED = {"__init__", "archive", "message"}
 
 
 def _channel(url: str) -> ModuleType:
-    scheme = url.partition(":")[0]
+    scheme = url.partition(":")[0].partition("+")[0]
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHARED)
     if scheme not in known:
         raise BadInput(f"No channel is called {scheme!r}. Use one of: {', '.join(known)}.")
@@ -30,6 +30,11 @@ def can_find(url: str) -> bool:
     """Whether the channel can tell if something went out before."""
     channel = _channel(url)
     return bool(channel.can_find(url) if hasattr(channel, "can_find") else channel.CAN_FIND)
+
+
+def dedupes(url: str) -> bool:
+    """Whether the outside itself refuses the same key twice, so that sending again makes no second one."""
+    return bool(getattr(_channel(url), "DEDUPES", False))
 
 
 def find(url: str, key: str) -> Receipt | None:
