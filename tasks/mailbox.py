@@ -127,8 +127,9 @@ def opened(folder: Folder, user: tuple[str, str], *, to_write: bool) -> Iterator
     try:
         with contextlib.ExitStack() as closing:
             client = _connected(server)
-            # No LOGOUT: it could hang or fail, and changes nothing.
-            closing.callback(client.shutdown)
+            closing.callback(_closed, client)
+            if server.how == "starttls":
+                client.starttls(trusted())
             _signed_in(client, server, user)
             kind, said = client.select(_quoted(folder.name), readonly=not to_write)
             if kind != "OK":
@@ -146,15 +147,13 @@ def opened(folder: Folder, user: tuple[str, str], *, to_write: bool) -> Iterator
 def _connected(server: Server) -> imaplib.IMAP4:
     if server.how == "tls":
         return imaplib.IMAP4_SSL(server.host, server.port, ssl_context=trusted(), timeout=TIMEOUT)
-    context = trusted() if server.how == "starttls" else None
-    client = imaplib.IMAP4(server.host, server.port, timeout=TIMEOUT)
-    if context is not None:
-        try:
-            client.starttls(context)
-        except BaseException:
-            client.shutdown()
-            raise
-    return client
+    return imaplib.IMAP4(server.host, server.port, timeout=TIMEOUT)
+
+
+def _closed(client: imaplib.IMAP4) -> None:
+    # No LOGOUT: it could hang or fail, and changes nothing.
+    with contextlib.suppress(OSError):
+        client.shutdown()
 
 
 def _signed_in(client: imaplib.IMAP4, server: Server, user: tuple[str, str]) -> None:

@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
+from pydantic import Field
+
 from tasks.errors import BadInput
 from tasks.mailbox import Entry, Folder, Mailbox, opened, read_folder, sign_in
-from tasks.records import Arrival, Note, Unreadable
+from tasks.records import Arrival, Note, Record, Unreadable
 from tasks.sources import Known
 from tasks.sources.mail import parse
 
@@ -25,6 +27,26 @@ TRIES = 4  # to claim a mail that a person's program marks at the same moment
 log = logging.getLogger("holdfast.sources.imap")
 
 
+class Begun(Record):
+    """What lay in the folder when it was first looked at."""
+
+    validity: int
+    uid: int = Field(description="Of the last mail, while mails keep their numbers.")
+    arrived: float = Field(description="Of the newest mail, when the folder was numbered anew since.")
+
+    def has(self, box: Mailbox, one: Entry) -> bool:
+        """Whether this mail was among it."""
+        return one.uid <= self.uid if box.validity == self.validity else one.arrived <= self.arrived
+
+    def later(self, box: Mailbox) -> tuple[str, str]:
+        """The words of IMAP for what came later, or a little more than that."""
+        if box.validity == self.validity:
+            return "UID", f"{self.uid + 1}:*"
+        # Days have the server's time zone.
+        day = datetime.fromtimestamp(max(self.arrived, 86400.0), UTC) - timedelta(days=1)
+        return "SINCE", f"{day:%d-%b-%Y}"
+
+
 def canonical(url: str) -> str:
     """The URL with its port and folder."""
     return read_folder(url).url
@@ -33,26 +55,25 @@ def canonical(url: str) -> str:
 def poll(url: str, known: Known) -> Iterator[Arrival | Unreadable | Note]:
     """Mails that were not recorded before, in order of arrival; one mail is in memory at a time.
 
-    The first poll takes nothing. It names the installation and notes how old the newest mail is: both must be in the
+    The first poll takes nothing. It names the installation and notes which mail was the newest: both must be in the
     ledger before anything in the folder is claimed, or a kill would leave claims that nobody knows for their own.
     What people had read by then is history and stays theirs; what comes later is worked whoever looks at it first.
     """
     folder, notes = read_folder(url), known.recall("")
-    name, begun = notes.get("name"), notes.get("begun")
+    name = notes.get("name")
     with opened(folder, sign_in(ACCOUNT), to_write=True) as box:
-        if not isinstance(name, str) or not isinstance(begun, int | float):
-            yield Note(name="begun", value=min(_newest(box), time.time()))
+        if not isinstance(name, str) or "begun" not in notes:
+            yield Note(name="begun", value=_begun(box).model_dump())
             yield Note(name="name", value=secrets.token_hex(4))
             return
         _say_what_it_lacks(folder, box)
-        # Days have the server's time zone, so the search leaves a margin and the times decide.
-        since = datetime.fromtimestamp(max(begun, 86400.0), UTC) - timedelta(days=1)
-        waiting = box.search("UNDELETED", "UNKEYWORD", DONE, "OR", "UNSEEN", "SINCE", f"{since:%d-%b-%Y}")
+        begun = Begun.model_validate(notes["begun"])
+        waiting = box.search("UNDELETED", "UNKEYWORD", DONE, "OR", "UNSEEN", *begun.later(box))
         for start in range(0, len(waiting), CHUNK):
             markers = {_marker(box, uid): uid for uid in waiting[start : start + CHUNK]}
             fresh = sorted(markers[one] for one in markers.keys() - known.seen(list(markers)))
             for one in box.entries(fresh):
-                if r"\seen" in one.flags and one.arrived <= begun:
+                if r"\seen" in one.flags and begun.has(box, one):
                     continue
                 marker = _marker(box, one.uid)
                 if one.size > LIMIT:
@@ -78,12 +99,11 @@ def finish(url: str, markers: Sequence[str]) -> None:
             box.mark(uids, rf"\Seen {DONE}" if box.keeps_keywords else r"\Seen")
 
 
-def _newest(box: Mailbox) -> float:
-    """When the newest mail arrived; the last one may have been copied here and be old."""
+def _begun(box: Mailbox) -> Begun:
     uids, newest = box.search("ALL"), 0.0
-    for start in range(0, len(uids), CHUNK):
+    for start in range(0, len(uids), CHUNK):  # the last one may have been copied here and be old
         newest = max(newest, *(one.arrived for one in box.entries(uids[start : start + CHUNK])), 0.0)
-    return newest
+    return Begun(validity=box.validity, uid=uids[-1] if uids else 0, arrived=min(newest, time.time()))
 
 
 def _marker(box: Mailbox, uid: int) -> str:
