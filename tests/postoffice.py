@@ -105,13 +105,16 @@ def dovecot() -> str:
 
 
 class PostOffice:
-    """Both servers in a folder of their own; `heard` is asked at each doorway of a mail, in the server's thread."""
+    """Both servers in a folder of their own; `heard` is told when a mail is `taken` and when it is `delivered`.
+
+    Both is before the server says yes. It is called in a thread of its own; ConnectionAbortedError cuts the line.
+    """
 
     def __init__(self, condstore: bool = True) -> None:
         program = dovecot()
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-post-"))
         self.plain, self.tls, self.lmtp = free_port(), free_port(), free_port()
-        self.late: dict[str, float] = {}
+        self.late, self.refused = dict[str, float](), set[str]()
         self.heard: Callable[[str, Envelope], None] = lambda doorway, envelope: None
         self._certify()
         # Dovecot reads no mail as root, so it becomes somebody who owns nothing else.
@@ -243,24 +246,41 @@ class _Controller(Controller):
 
 
 def _allowed(server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: LoginPassword) -> AuthResult:
-    return AuthResult(success=data.password == PASSWORD.encode())
+    return AuthResult(success=data.password == PASSWORD.encode(), handled=False)
 
 
 class _Handler:
     def __init__(self, office: PostOffice) -> None:
         self._office = office
 
-    async def handle_DATA(self, _: SMTP, session: Session, envelope: Envelope) -> str:
-        await asyncio.to_thread(self._office.heard, "taken", envelope)
+    async def handle_RCPT(self, _: SMTP, session: Session, envelope: Envelope, address: str, options: object) -> str:
+        if address in self._office.refused:
+            return "550 no such mailbox"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        try:
+            # In one call, which goes on when the sender is gone: as with any server, a whole mail is a mail.
+            await asyncio.to_thread(self._take, envelope)
+        except ConnectionAbortedError:
+            assert server.transport is not None
+            server.transport.abort()
+        return "250 OK"
+
+    def _take(self, envelope: Envelope) -> None:
+        office = self._office
+        office.heard("taken", envelope)
         assert isinstance(envelope.content, bytes) and envelope.mail_from is not None
         for reader in envelope.rcpt_tos:
-            deliver = (self._office.deliver, envelope.content, [reader], envelope.mail_from)
-            if seconds := self._office.late.get(reader):
-                threading.Timer(seconds, deliver[0], deliver[1:]).start()
+            given = (envelope.content, [reader], envelope.mail_from)
+            if seconds := office.late.get(reader):
+                queued = threading.Timer(seconds, office.deliver, given)
+                queued.daemon = True
+                queued.start()
             else:
-                await asyncio.to_thread(*deliver)
-        await asyncio.to_thread(self._office.heard, "delivered", envelope)
-        return "250 OK"
+                office.deliver(*given)
+        office.heard("delivered", envelope)
 
 
 @contextlib.contextmanager
