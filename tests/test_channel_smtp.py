@@ -93,6 +93,15 @@ def test_a_mail_reaches_the_server_whole(monkeypatch: pytest.MonkeyPatch) -> Non
     assert receipt.reference == message_id("k") == mail["Message-ID"] and receipt.channel == url
 
 
+def test_what_names_no_address_goes_to_the_people_in_the_url_and_a_reply_does_not() -> None:
+    desk = Desk()
+    with server(desk) as url:
+        for to in ("", "ann@example.com"):
+            channels.send(f"{url}?to=people@example.com", "k", answer(to=to), DESK)
+    assert [taken.rcpt_tos for taken in desk.taken] == [["people@example.com"], ["ann@example.com"]]
+    assert isinstance(desk.taken[0].content, bytes) and b"To: people@example.com" in desk.taken[0].content
+
+
 @pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
 def test_a_server_that_says_later_is_asked_later_and_one_that_says_never_is_not(command: str) -> None:
     with server(Desk(**{command: "451 try later"})) as url, pytest.raises(NotSent, match="451 try later"):
@@ -335,6 +344,12 @@ def test_only_a_url_with_an_archive_can_look(monkeypatch: pytest.MonkeyPatch) ->
     assert not channels.can_find("smtp://mail.example.com")
     with pytest.raises(BadInput, match="HOLDFAST_ARCHIVE_USER"):
         channels.check(url)
-    for odd in (f"{url}&wait=-1", f"{url}&wait=nan", f"{url}&wait=soon", url.replace("sent@example.com", "Sent <a@b>")):
+    for odd in (
+        f"{url}&to=a@b,c@d",
+        f"{url}&wait=-1",
+        f"{url}&wait=nan",
+        f"{url}&wait=soon",
+        url.replace("sent@example.com", "Sent <a@b>"),
+    ):
         with pytest.raises(BadInput):
             channels.check(odd)

@@ -29,28 +29,29 @@ class Place(NamedTuple):
     """Where a URL points to."""
 
     server: Server
+    people: str
+    """Who gets what names no address; empty for the agent's own."""
     archive: Archive | None
 
     @property
     def url(self) -> str:
-        if self.archive is None:
-            return self.server.url
-        told = {
-            "archive": self.archive.folder.url,
-            "archive_to": self.archive.address,
-            "wait": f"{self.archive.wait:g}",
-        }
-        return f"{self.server.url}?{urlencode(told, safe=':/@')}"
+        told = {"to": self.people} if self.people else {}
+        if self.archive is not None:
+            folder, address, wait = self.archive
+            told |= {"archive": folder.url, "archive_to": address, "wait": f"{wait:g}"}
+        return self.server.url + (f"?{urlencode(told, safe=':/@')}" if told else "")
 
 
 def _place(url: str) -> Place:
     server, path, options = read_url(url, "smtp", WAY_OUT)
     starttls = options.pop("starttls", "1")  # what a URL had to say before it was the rule
-    folder, address, wait = (options.pop(one, "") for one in ("archive", "archive_to", "wait"))
+    people, folder, address, wait = (options.pop(one, "") for one in ("to", "archive", "archive_to", "wait"))
     if options or path or starttls != "1":
         raise BadInput(f"The smtp: URL for {server.host!r} names no server, or more than a server. {WAY_OUT}")
+    if people:
+        one_address(people)
     if not folder and not address and not wait:
-        return Place(server, None)
+        return Place(server, people, None)
     if not folder or not address:
         raise BadInput(
             f"The smtp: URL for {server.host!r} needs both, archive= where copies lie and archive_to= the address "
@@ -64,7 +65,7 @@ def _place(url: str) -> Place:
         raise BadInput(
             f"The smtp: URL for {server.host!r} has wait={wait[:20]!r}, which is no time up to 3600 seconds."
         )
-    return Place(server, Archive(read_folder(folder), one_address(address), seconds))
+    return Place(server, people, Archive(read_folder(folder), one_address(address), seconds))
 
 
 def check(url: str) -> None:
@@ -84,7 +85,7 @@ def can_find(url: str) -> bool:
 
 def find(url: str, key: str) -> Receipt | None:
     """Look into the archive; None only once it is certain enough, see there."""
-    server, archive = place = _place(url)
+    server, _, archive = place = _place(url)
     if archive is None:
         raise BadInput(
             "An SMTP server can not be asked what went out. Look into the sent or received mail, then resolve."
@@ -111,7 +112,8 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
     Raises NotSent or Refused while it is certain that the server did not take it, and OSError or
     SMTPException when the connection broke after the mail was on its way: then nobody can tell.
     """
-    server, archive = place = _place(url)
+    server, people, archive = place = _place(url)
+    effect = effect.model_copy(update={"to": effect.to or people})
     readers = [one_address(effect.to or sender)]
     if archive is not None:
         # In the envelope alone: the reader sees nothing of it.
