@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from tasks.mailbox import Entry, Mailbox
 from tasks.records import Arrival, Note, Unreadable
 from tasks.sources import Known, imap
 from tests.conftest import free_port
-from tests.postoffice import PASSWORD, PostOffice, post_office
+from tests.postoffice import PASSWORD, PostOffice, post_office, renumber
 
 
 @pytest.fixture(scope="module", params=["CONDSTORE", "no CONDSTORE"])
@@ -71,17 +70,6 @@ def mail(number: int, *headers: str) -> bytes:
 def fill(office: PostOffice, desk: str, count: int) -> None:
     for number in range(1, count + 1):
         office.deliver(mail(number), [desk], f"c{number}@example.com")
-
-
-def renumber(office: PostOffice, desk: str) -> None:
-    """Let the server give new numbers, which look like the old ones under another UIDVALIDITY."""
-    folder = office.folder / "mail" / desk
-    numbers = (folder / "dovecot-uidlist").read_text()
-    (folder / "dovecot-uidlist").write_text(
-        re.sub(r" V(\d+)", lambda found: f" V{int(found[1]) + 1000}", numbers, count=1)
-    )
-    for path in folder.glob("dovecot.index*"):
-        path.unlink()
 
 
 def keys(found: list[Arrival]) -> list[str]:

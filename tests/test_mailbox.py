@@ -24,7 +24,7 @@ from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases, effects, markers
 from tests import forked
 from tests.conftest import wait_for
-from tests.postoffice import PASSWORD, PostOffice, post_office
+from tests.postoffice import PASSWORD, PostOffice, post_office, renumber
 
 SUPPORT, ARCHIVE, PEOPLE = "support@example.com", "archive@example.com", "people@example.com"
 DONE = {r"\Seen", "$AgentDone"}
@@ -33,7 +33,7 @@ DONE = {r"\Seen", "$AgentDone"}
 class Desk:
     """The support agent on a real mailbox with the 47 tickets in it."""
 
-    def __init__(self, office: PostOffice, ledger: Ledger, box: Path, api: str, seed: int) -> None:
+    def __init__(self, office: PostOffice, ledger: Ledger, box: Path, api: str, seed: int, fill: bool = True) -> None:
         self.office, self.ledger, self.output = office, ledger, box / "output"
         raw = tickets(seed)
         self.tickets: list[EmailMessage] = [BytesParser(policy=default).parsebytes(one) for one in raw]  # type: ignore[misc]
@@ -60,7 +60,7 @@ class Desk:
             "DO_NOT_TRACK": "1",
         }
         self.tick()  # which only introduces itself
-        for number, one in enumerate(raw):
+        for number, one in enumerate(raw if fill else ()):
             office.deliver(one, [SUPPORT], parseaddr(str(self.tickets[number]["From"]))[1])
 
     def start(self, doorway: str = "") -> forked.Forked:
@@ -131,7 +131,12 @@ KILLS = [
 ]
 
 
-@pytest.mark.parametrize(("seed", "where"), KILLS)
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize(
+    ("ledger_url", "seed", "where"),
+    [("sqlite", *one) for one in KILLS] + [("postgres", *one) for one in KILLS[:3]],
+    indirect=["ledger_url"],
+)
 def test_an_agent_killed_on_a_real_mailbox_answers_each_ticket_once(
     office: PostOffice, ledger: Ledger, tmp_path: Path, prefect_server: str, seed: int, where: str
 ) -> None:
@@ -153,3 +158,44 @@ def test_an_agent_killed_on_a_real_mailbox_answers_each_ticket_once(
     desk.finish()
     assert desk.marked_before_settled() == set()
     desk.judge()
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+def test_a_line_that_is_cut_and_a_mailbox_that_is_numbered_anew_cost_no_answer_and_double_none(
+    office: PostOffice, ledger: Ledger, tmp_path: Path, prefect_server: str
+) -> None:
+    desk = Desk(office, ledger, tmp_path, prefect_server, seed=8)
+    taken = Counter[str]()
+
+    def cut(doorway: str, envelope: Envelope) -> None:
+        taken[doorway] += 1
+        if (doorway, taken[doorway]) in {("taken", 3), ("delivered", 9)}:
+            raise ConnectionAbortedError
+
+    office.heard = cut
+    desk.finish()
+    assert taken["taken"] >= 9
+    desk.judge()
+    with office.opened(SUPPORT) as client:  # a backup from before anything was settled
+        client.uid("STORE", "1:*", "-FLAGS", r"(\Seen $AgentDone)")
+    renumber(office, SUPPORT)
+    assert not any(flags & DONE for flags in office.flags(SUPPORT).values())
+    desk.tick()
+    desk.judge()
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+def test_bounces_and_robots_are_read_and_get_no_answer(
+    office: PostOffice, ledger: Ledger, tmp_path: Path, prefect_server: str
+) -> None:
+    desk = Desk(office, ledger, tmp_path, prefect_server, seed=9, fill=False)
+    report = b"Content-Type: multipart/report; boundary=x\r\nSubject: Undelivered: cancel my order"
+    for number, header in enumerate((b"Auto-Submitted: auto-replied", b"List-Id: <x>", b"X-Loop: a", report)):
+        raw = b"From: robot@example.net\r\nMessage-ID: <%d@x>\r\n%b\r\n\r\ncancel my order 61402\r\n" % (number, header)
+        office.deliver(raw, [SUPPORT], "robot@example.net")
+    office.deliver(b"From: robot@example.net\r\n\r\ncancel my order 61402\r\n", [SUPPORT])  # from nobody, as bounces
+    desk.tick()
+    assert office.mails("robot@example.net") == office.mails(PEOPLE) == office.mails(ARCHIVE) == []
+    assert [flags >= DONE for flags in office.flags(SUPPORT).values()] == [True] * 5
