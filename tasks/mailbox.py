@@ -136,7 +136,7 @@ def opened(folder: Folder, user: tuple[str, str], *, to_write: bool) -> Iterator
                 raise BadInput(f"{server.url} has no folder {folder.name!r} to open: {_words(said)}. {WAY_OUT}")
             validity = client.response("UIDVALIDITY")[1][0]
             yield Mailbox(client, int(validity or 0))
-    except (OSError, imaplib.IMAP4.error) as why:
+    except (OSError, ValueError, imaplib.IMAP4.error) as why:  # ValueError: it said something else than a number
         raise NotNow(
             f"The mail server {server.url} could not be used: {type(why).__name__} {_words([str(why)])}. It is asked "
             "again; see that it runs.",

@@ -99,7 +99,11 @@ def dovecot() -> str:
         return found
     if os.geteuid() == 0 and (apt := shutil.which("apt-get")):
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run([apt, "install", "-y", "--no-install-recommends", *PACKAGES], env=env, check=False)
+        subprocess.run(
+            [apt, "install", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", *PACKAGES],
+            env=env,
+            check=False,
+        )
         if found := shutil.which("dovecot", path=path):
             return found
     pytest.skip(f"no dovecot here: install Debian's packages {' '.join(PACKAGES)}")

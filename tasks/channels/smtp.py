@@ -96,7 +96,7 @@ def find(url: str, key: str) -> Receipt | None:
         mail = compose(probe, Effect(kind="probe", subject="Looking for a mail", body=text), archive.address)
         try:
             _hand_over(server, mail, archive.address, [archive.address])
-        except NotSent as why:
+        except (NotSent, OSError) as why:  # also of a connection lost: another probe is sent then
             raise NotNow(str(why), archive.wait) from why
         except Refused as why:
             raise BadInput(str(why)) from why

@@ -61,13 +61,13 @@ def poll(url: str, known: Known) -> Iterator[Arrival | Unreadable | Note]:
     """
     folder, notes = read_folder(url), known.recall("")
     name = notes.get("name")
+    begun = Begun.model_validate(notes["begun"]) if "begun" in notes else None
     with opened(folder, sign_in(ACCOUNT), to_write=True) as box:
-        if not isinstance(name, str) or "begun" not in notes:
+        if not isinstance(name, str) or begun is None:
             yield Note(name="begun", value=_begun(box).model_dump())
             yield Note(name="name", value=secrets.token_hex(4))
             return
         _say_what_it_lacks(folder, box)
-        begun = Begun.model_validate(notes["begun"])
         waiting = box.search("UNDELETED", "UNKEYWORD", DONE, "OR", "UNSEEN", *begun.later(box))
         for start in range(0, len(waiting), CHUNK):
             markers = {_marker(box, uid): uid for uid in waiting[start : start + CHUNK]}
