@@ -20,10 +20,11 @@ from sqlalchemy import select
 
 from deployments.tally import HANDED_FROM
 from deployments.tickets import tickets
-from tasks.ledger.database import Ledger
+from tasks.ledger.database import Ledger, migrate
 from tasks.ledger.tables import cases, effects, markers
 from tests import forked
 from tests.conftest import wait_for
+from tests.installation import living
 from tests.postoffice import PASSWORD, PostOffice, post_office, renumber
 
 SUPPORT, ARCHIVE, PEOPLE = "support@example.com", "archive@example.com", "people@example.com"
@@ -149,8 +150,8 @@ def test_an_agent_killed_on_a_real_mailbox_answers_each_ticket_once(
     def kill(doorway: str, envelope: Envelope) -> None:
         taken[doorway] += 1
         if doorway == side and taken[doorway] == number:
-            running.kill()
-            running.wait(20)
+            os.kill(running.pid, signal.SIGKILL)
+            wait_for(lambda: not living(running.pid), 20, "the death")  # the server says nothing before it
 
     office.heard = kill
     assert running.wait(150) == -signal.SIGKILL, desk.output.read_text()[-3000:]
@@ -183,6 +184,26 @@ def test_a_line_that_is_cut_and_a_mailbox_that_is_numbered_anew_cost_no_answer_a
     assert not any(flags & DONE for flags in office.flags(SUPPORT).values())
     desk.tick()
     desk.judge()
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+def test_two_installations_on_one_mailbox_answer_each_ticket_once(
+    office: PostOffice, ledger: Ledger, tmp_path: Path, prefect_server: str
+) -> None:
+    other = Ledger(f"sqlite:///{tmp_path / 'other.db'}")
+    migrate(other)
+    (tmp_path / "there").mkdir()
+    there = Desk(office, other, tmp_path / "there", prefect_server, seed=10, fill=False)
+    here = Desk(office, ledger, tmp_path, prefect_server, seed=10)
+    both = [here.start(), there.start()]
+    assert [one.wait(150) for one in both] == [0, 0], here.output.read_text() + there.output.read_text()
+    here.finish()
+    there.finish()
+    here.judge()
+    worked = [one.read_now("count", lambda c: len(c.execute(select(cases.c.id)).all())) for one in (ledger, other)]
+    other.close()
+    assert sum(worked) == 47
 
 
 @pytest.mark.timeout(500)
