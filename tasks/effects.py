@@ -128,11 +128,13 @@ async def _dispatch(hand: Hand, intent: Intent, doing: str) -> Receipt:
     except Exception as why:
         log.warning("The channel failed during %s: %s", doing, why)
         reason = f"{type(why).__name__}: {why}"
-        if channels.can_find(intent.channel) and (found := await _look(hand, intent, doing)):
+        can_find = channels.can_find(intent.channel)
+        if can_find and (found := await _look(hand, intent, doing)):
             return found
-        if channels.dedupes(intent.channel):
+        if can_find or channels.dedupes(intent.channel):
             await hand.ledger.write(f"take back {doing}", lambda c: not_sent(c, work, key, hand.lease.holder, reason))
-            raise NotSent(f"Nobody can tell whether {doing} is out ({reason}): it is sent again.") from why
+            known = f"The outside does not have {doing}" if can_find else f"Nobody can tell whether {doing} is out"
+            raise NotSent(f"{known} ({reason}): it is sent again.") from why
         await hand.ledger.write(f"mark {doing}", lambda c: unknown(c, key, reason))
         raise InDoubt(key, doing, reason) from why
     await hand.ledger.write(f"confirm {doing}", lambda c: confirm(c, key, hand.lease.holder, receipt))

@@ -61,7 +61,7 @@ class Unavailable(HoldfastError):
 
 
 class NotNow(HoldfastError):
-    """Raised when a model will not answer for a while; the case is handed back without blame for `seconds`."""
+    """Raised when nobody can answer a case for a while; it is handed back without blame for `seconds`."""
 
     def __init__(self, text: str, seconds: float) -> None:
         super().__init__(text)

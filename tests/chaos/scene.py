@@ -105,7 +105,7 @@ class Scene:
     def _channel_url(self, kind: str) -> str:
         if self.channel == "smtp":
             assert self._sink is not None
-            return f"smtp://127.0.0.1:{self._sink[0]}"
+            return f"smtp+plain://127.0.0.1:{self._sink[0]}"
         return f"{self.channel}:{self.box / kind}"
 
     def close(self, keep: bool = False) -> None:
