@@ -28,7 +28,6 @@ from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import release_agent, take_agent
 from tasks.ledger.approvals import run_out, what_waits
-from tasks.ledger.approvals import run_out
 from tasks.ledger.calls import reopen, short_of_money
 from tasks.ledger.cases import counts, record, seen
 from tasks.ledger.releases import has_shadows, show_to_shadows, to_begin
