@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import signal
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import typer
 
 from deployments import waiting
@@ -248,6 +250,23 @@ def stages(agent: str) -> None:
         part = f" for {one.share:.0%}" if one.share else ""
         at = f"{datetime.fromtimestamp(one.at, UTC):%d %b %H:%M}"
         out.print(f"{one.skill} {one.version}: {one.stage}{part}, {at} by {one.who}. {one.why}", markup=False)
+
+
+@app.command()
+def ring(agent: str) -> None:
+    """Start a tick of an agent at once; one more follows if one is at work."""
+    os.environ.setdefault("PREFECT_API_URL", "http://127.0.0.1:4200/api")  # Prefect would start a server of its own
+    from tasks.ring import ring as ring_at
+
+    try:
+        rung = asyncio.run(ring_at(the_ledger(), agent))
+    except httpx.HTTPError as why:
+        raise fail(
+            f"Prefect's server at {os.environ['PREFECT_API_URL']} does not answer ({why}); see `doctor`."
+        ) from why
+    if rung.what in ("unknown", "paused"):
+        raise fail(rung.text)
+    out.print(rung.text, markup=False)
 
 
 @app.command()

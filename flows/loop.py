@@ -35,6 +35,7 @@ from tasks.ledger.routing import decide, undecided
 from tasks.model import has_key
 from tasks.records import Agent, Arrival, CaseId, Unreadable
 from tasks.report import show_tick, show_waiting, worked_since
+from tasks.ring import ring_again
 
 DECIDE = "decide"
 CHUNK = 100  # mails read and recorded at once
@@ -77,7 +78,9 @@ async def agent_loop(agent: Agent, dry_run: bool = True, stale_seconds: int = 30
             try:
                 return await _tick(ledger, agent, dry_run, lease)
             finally:
-                await ledger.write(f"release agent {name}", lambda c: release_agent(c, name, lease.holder))
+                rung = await ledger.write(f"release agent {name}", lambda c: release_agent(c, name, lease.holder))
+                if rung is not None:
+                    await ring_again(name, rung, deployment.id)
     except (LedgerLost, FenceLost) as why:
         # Prefect would call it crashed, and the crash trigger start one tick after the other against the same ledger.
         raise HoldfastError(str(why)) from why

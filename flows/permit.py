@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Literal
 
+import httpx
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -14,6 +16,7 @@ from tasks.ledger.agents import all_agents
 from tasks.ledger.approvals import agent_of, decide, what_waits
 from tasks.records import Agent
 from tasks.report import show_waiting
+from tasks.ring import ring
 
 
 @flow(name="permit", version="1", flow_run_name="{decision} an effect of case {case}")
@@ -39,15 +42,17 @@ async def permit(
     word = (case, digest, decision == "permit", f"{who} in the UI", why, instead)
     ledger = the_ledger()
     new = await ledger.write(f"{decision} an effect of case {case}", lambda c: decide(c, *word))
-    await _show(ledger, case)
+    agent = await ledger.read("see whose case it is", lambda c: agent_of(c, case))
+    await _show(ledger, agent)
     if not new:
         return Completed(message="This was said before; nothing is changed.")
+    with contextlib.suppress(httpx.HTTPError):  # the heartbeat comes anyway
+        await ring(ledger, agent)
     sent = "denied" if decision == "deny" else "permitted, with other words" if instead else "permitted"
     return Completed(message=f"The effect of case {case} is {sent}; the case goes on with its agent's next tick.")
 
 
-async def _show(ledger: Ledger, case: int) -> None:
-    name = await ledger.read("see whose case it is", lambda c: agent_of(c, case))
+async def _show(ledger: Ledger, name: str) -> None:
     for row in await ledger.read("list the agents", all_agents):
         if row.name == name:
             agent = Agent.model_validate_json(str(row.settings))

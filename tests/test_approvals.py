@@ -339,9 +339,7 @@ def test_a_permission_does_not_follow_an_effect_to_another_place(here: Here, tmp
         (2**40, "0" * 12, "Name a case"),
     ],
 )
-def test_a_word_on_what_nobody_was_asked_about_names_the_way_out(
-    here: Here, case: int, digest: str, says: str
-) -> None:
+def test_a_word_on_what_nobody_was_asked_about_names_the_way_out(here: Here, case: int, digest: str, says: str) -> None:
     watch = here()
     watch.work()
     with pytest.raises(BadInput, match=says):
