@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import signal
@@ -11,10 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 
-from deployments import waiting
+from deployments import agents, waiting
 from deployments.console import WHO, fail, out
 from tasks.errors import HoldfastError, LedgerLost
 from tasks.home import home, taught
@@ -23,8 +21,7 @@ from tasks.ledger.again import redo as work_again
 from tasks.ledger.again import redo_rehearsed
 from tasks.ledger.again import release as let_go
 from tasks.ledger.again import resolve as settle_doubt
-from tasks.ledger.agents import drain_all, switch_effects
-from tasks.ledger.agents import resume as start_again
+from tasks.ledger.agents import drain_all
 from tasks.ledger.proposals import decide, newest_proposals, take_back
 from tasks.ledger.releases import releases_of
 from tasks.ledger.story import story
@@ -34,6 +31,7 @@ from tasks.verdict_file import import_verdicts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(waiting.app)
+app.add_typer(agents.app)
 GRACE_SECONDS = 30.0  # for a step that runs when `up` is asked to stop; what takes longer is ended, without blame
 
 
@@ -250,41 +248,6 @@ def stages(agent: str) -> None:
         part = f" for {one.share:.0%}" if one.share else ""
         at = f"{datetime.fromtimestamp(one.at, UTC):%d %b %H:%M}"
         out.print(f"{one.skill} {one.version}: {one.stage}{part}, {at} by {one.who}. {one.why}", markup=False)
-
-
-@app.command()
-def ring(agent: str) -> None:
-    """Start a tick of an agent at once; one more follows if one is at work."""
-    os.environ.setdefault("PREFECT_API_URL", "http://127.0.0.1:4200/api")  # Prefect would start a server of its own
-    from tasks.ring import ring as ring_at
-
-    try:
-        rung = asyncio.run(ring_at(the_ledger(), agent))
-    except httpx.HTTPError as why:
-        raise fail(
-            f"Prefect's server at {os.environ['PREFECT_API_URL']} does not answer ({why}); see `doctor`."
-        ) from why
-    if rung.what in ("unknown", "paused"):
-        raise fail(rung.text)
-    out.print(rung.text, markup=False)
-
-
-@app.command()
-def switch(agent: str, to: Annotated[str, typer.Argument(help="`on` or `off`")]) -> None:
-    """Stop all effects of an agent at once, or allow them again."""
-    if to not in ("on", "off"):
-        raise fail("Say `on` or `off`.")
-    if not the_ledger().write_now(f"switch {agent}", lambda c: switch_effects(c, agent, to == "on", WHO)):
-        raise fail(f"No agent called {agent!r} ever ran a tick.")
-    out.print(f"Effects of {agent} are {to}.")
-
-
-@app.command()
-def resume(agent: str) -> None:
-    """Let an agent go on that was paused because its ticks kept dying."""
-    if not the_ledger().write_now(f"resume {agent}", lambda c: start_again(c, agent, WHO)):
-        raise fail(f"No agent called {agent!r} ever ran a tick.")
-    out.print(f"{agent} goes on with its next tick.")
 
 
 def main() -> None:
