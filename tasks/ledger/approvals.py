@@ -70,16 +70,19 @@ def ask(c: Connection, work: Work, by: str, intent: Intent, channel: str, effect
     """Let an effect of a kind that is marked wait for a person, unless one spoke of it.
 
     The first body stands, as it does for all effects, for as long as the same version wants it: that is what people
-    were shown and what leaves. What another version or a redo wants is asked about anew if it is not the very same.
+    were shown and what leaves. What another version or a redo wants is asked about anew if it is not the very same,
+    unless the permitted one was on its way already.
     """
     marked = work.agent.approvals.get(effect.kind)
     if intent.state not in ("intended", "waiting", "denied") or (marked is None and intent.state == "intended"):
         return intent, None
-    word, wanted = newest_word(c, intent.key), digest_of(channel, effect)
+    word = newest_word(c, intent.key)
     # After a denial `redo` makes it intended again: the one way to be asked about the same once more.
     asked_again = word is not None and intent.state == "intended" and word.what == "denied"
-    if word is not None and not asked_again and (word.by == by or word.digest == wanted):
-        return intent, word
+    if word is not None and not asked_again:
+        tried = intent.state == "intended" and intent.why  # by a channel that dedupes, perhaps it is out
+        if tried or word.by == by or word.digest == digest_of(channel, effect):
+            return intent, word
     if word is None:
         channel, effect = intent.channel, intent.effect
     policy = marked or Approval()  # asked about once, it does not leave because the kind is marked no more
