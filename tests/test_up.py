@@ -50,13 +50,14 @@ class Up:
         wait_for(lambda: words in self.said.read_text() or self.process.poll() is not None, seconds, words)
         assert words in self.said.read_text(), self.said.read_text()
 
-    def act(self) -> None:
+    def act(self, **settings: Any) -> None:
         """Let every tick act, heartbeats too: one that came first would rehearse the inbox and leave nothing to do."""
 
         async def change() -> None:
             async with get_client() as client:
                 found = await client.read_deployment_by_name("agent-loop/support")
-                live = DeploymentUpdate(parameters={**found.parameters, "dry_run": False})
+                agent = {**found.parameters["agent"], **settings}
+                live = DeploymentUpdate(parameters={**found.parameters, "agent": agent, "dry_run": False})
                 await client.update_deployment(found.id, live)
 
         with temporary_settings({PREFECT_API_URL: self.api}):
