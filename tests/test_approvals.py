@@ -8,21 +8,27 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes, policy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import patch
 
+import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 import tasks.effects
+from flows import loop
+from flows.permit import permit
 from tasks.errors import BadInput, NotSent
 from tasks.ledger.again import redo, release
 from tasks.ledger.agents import switch_effects
 from tasks.ledger.approvals import Waiting, decide, digest_of, run_out, what_waits, words_of
 from tasks.ledger.database import Ledger
 from tasks.ledger.story import story
-from tasks.ledger.tables import attempts, cases, effects, outcomes
-from tasks.records import Effect
+from tasks.ledger.tables import attempts, cases, outcomes
+from tasks.records import Agent, Approval, Effect
+from tasks.report import show_waiting
+from tasks.waiting_page import exactly
 from tests.conftest import arrival, fill
 from tests.paging import FIRST, SECOND, paging, paging_anew
 
@@ -277,8 +283,12 @@ def test_nobody_speaks_and_people_are_told_once_more_and_it_waits_on(
     assert (watch.pages("page"), len(watch.pages("hand_over")), watch.looked()) == ([FIRST], 1, 1)
 
 
-def test_a_rehearsal_waits_for_nobody(here: Here) -> None:
-    watch = here(dry_run=True)
+@pytest.mark.parametrize("shadow", [False, True])
+def test_a_rehearsal_and_a_shadow_wait_for_nobody(here: Here, shadow: bool) -> None:
+    watch = here(dry_run=not shadow)
+    if shadow:
+        copy = update(cases).values(source="shadow:paging/1")
+        watch.ledger.write_now("make it a shadow's", lambda c: c.execute(copy))
     watch.work()
     assert (watch.state(), watch.pages(), watch.waits(), watch.said()) == ("settled", [], [], [])
 
@@ -348,6 +358,58 @@ def test_a_word_on_what_nobody_was_asked_about_names_the_way_out(here: Here, cas
         watch.say(who=" ")
 
 
+@pytest.mark.parametrize("show", [False, True])
+def test_the_form_decides_once_and_its_list_holds_words_only_where_they_may_be_shown(
+    here: Here, prefect_server: str, show: bool
+) -> None:
+    watch = here(approvals={"page": {"show": show}})
+
+    def listed() -> str:
+        found = httpx.get(f"{prefect_server}/artifacts/waiting-desk/latest").raise_for_status().json()
+        return str(found["data"])
+
+    def fill_in(decision: Literal["permit", "deny"], **more: Any) -> str:
+        given = {"case": 1, "digest": digest[:12], "who": "ann", "decision": decision}
+        return str(asyncio.run(permit(**given, **more, return_state=True)).message)  # type: ignore[call-overload]
+
+    watch.work()
+    digest = watch.waits()[0].word.digest
+    agent = Agent.model_validate({"name": "desk", "source": "maildir:/inbox"} | watch.given)
+    asyncio.run(show_waiting(agent, watch.waits()))
+    assert digest[:12] in listed() and (FIRST in listed()) == show
+    assert "What is denied is not sent" in fill_in("deny", text="Call Bob.")
+    assert "is permitted" in fill_in("permit")
+    assert digest[:12] not in listed() and "Nothing of desk waits" in listed()
+    assert "said before" in fill_in("permit") and "ann in the UI permitted the page" in fill_in("deny")
+    watch.work()
+    assert watch.pages() == [FIRST]
+
+
+def test_a_tick_denies_what_nobody_spoke_of_and_works_its_case_at_once(
+    here: Here, tmp_path: Path, later: Callable[[float], None]
+) -> None:
+    watch = here("resigned", source=f"maildir:{tmp_path / 'inbox'}")
+    (tmp_path / "inbox/new").mkdir(parents=True)
+    agent = Agent.model_validate({"name": "desk", "source": f"maildir:{tmp_path / 'inbox'}"} | watch.given)
+    known = {"catalogue": lambda: {"paging": tmp_path}, "skill_flow": lambda *_: paging, "describe": lambda _: "Page."}
+    with patch.multiple(loop, **known):
+        asyncio.run(loop.agent_loop(agent, dry_run=False))
+        assert watch.state() == "parked"
+        later(WEEK)
+        asyncio.run(loop.agent_loop(agent, dry_run=False))
+        assert watch.came() == [("abstained", "nobody was paged")] and watch.pages() == []
+        misspelt = agent.model_copy(update={"approvals": {"pgae": Approval()}})
+        with pytest.raises(BadInput, match="'pgae', which is none of the agent's effects"):
+            asyncio.run(loop.agent_loop(misspelt, dry_run=False))
+
+
+def test_what_nobody_would_see_is_shown_to_whoever_permits_it() -> None:
+    effect = Effect(kind="page", subject="a\x1b[2K", body="ring\u202eBob\u200b\r\nnow", data={"minutes": 5})
+    shown = exactly(effect)
+    assert all(one.isprintable() or one == "\n" for one in shown)
+    assert "<U+202E>Bob<U+200B><U+000D>\nnow" in shown and '"minutes": 5' in shown and "x" not in shown
+
+
 def test_a_field_that_a_later_version_adds_makes_no_other_effect_of_one_that_waits() -> None:
     class Later(Effect):
         urgency: str = "normal"
@@ -355,4 +417,3 @@ def test_a_field_that_a_later_version_adds_makes_no_other_effect_of_one_that_wai
     given = {"kind": "page", "body": "b"}
     assert digest_of("maildir:x", Later.model_validate(given)) == digest_of("maildir:x", Effect.model_validate(given))
     assert digest_of("maildir:y", Effect.model_validate(given)) != digest_of("maildir:x", Effect.model_validate(given))
-    assert effects.c.state is not None

@@ -30,6 +30,7 @@ from tasks.ledger.holders import leave, register
 from tasks.ledger.tables import agents
 from tasks.process import this_process
 from tasks.records import Agent
+from tests.alerting import LACKING, NO_ALERTING, Alerting
 from tests.conftest import PROJECT, free_port, wait_for
 from tests.servers import prefect_server_in
 
@@ -212,6 +213,32 @@ def test_a_server_that_is_gone_lets_the_caller_try_again_and_then_the_ring_count
             assert len(one.runs()) == 1
     finally:
         one.stop()
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+def test_a_real_alertmanager_rings_and_rings_again_once_a_server_is_there(ledger: Ledger, tmp_path: Path) -> None:
+    if LACKING:
+        pytest.skip(NO_ALERTING.format(LACKING[0]))
+    port = free_port()
+    with prefect_server_in(tmp_path / "server", port) as api, temporary_settings({PREFECT_API_URL: api}):
+        one = Bell(ledger, api, tmp_path)
+    hook = {"url": f"http://127.0.0.1:{one.port}/ring/{one.name}", "send_resolved": False}
+    hook["http_config"] = {"authorization": {"type": "Bearer", "credentials": TOKEN}}
+    route = {"receiver": "doorbell", "group_wait": "0s", "group_interval": "1s", "repeat_interval": "1h"}
+    told = {"route": route, "receivers": [{"name": "doorbell", "webhook_configs": [hook]}]}
+    alerting = Alerting(tmp_path / "alerting", [], told, "1m")
+    log = tmp_path / "alerting/prometheus-alertmanager.log"
+    try:
+        one.up()
+        alerting.alertmanager.start()
+        alerting.send({"labels": {"alertname": "DiskFull", "host": "db1"}, "annotations": {"summary": EVENT}})
+        wait_for(lambda: "503" in log.read_text(), 60, "a ring that finds no server")
+        with prefect_server_in(tmp_path / "server", port) as api, temporary_settings({PREFECT_API_URL: api}):
+            (run,) = wait_for(one.runs, 90, "a run that Alertmanager rang for")
+            assert EVENT not in str(run.parameters)
+    finally:
+        one.stop()
+        alerting.alertmanager.kill()
 
 
 @pytest.mark.parametrize("setting", ["", "short", "4280:short", "0:" + TOKEN, "70000:" + TOKEN, "with space " * 3])
