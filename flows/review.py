@@ -39,6 +39,9 @@ async def review(
     until: date | None = None,
     audits: int = Field(default=50, ge=10, le=5000, description="Cases a week that people are asked to look at."),
     target: float = Field(default=0.05, gt=0, lt=1, description="At most this share of what it acts on may be wrong."),
+    sure: float = Field(
+        default=0.8, ge=0.5, lt=1, description="The probability with which a threshold that it sets keeps the target."
+    ),
     change: bool = Field(
         default=False, description="Move thresholds, learn what helps, promote and roll back; or only say so."
     ),
@@ -63,7 +66,7 @@ async def review(
     if judge:
         await ask_for_opinions(ledger, window)
     found = await count_outcomes(ledger, window)
-    changes = await move_thresholds(ledger, window, number, target, change)
+    changes = await move_thresholds(ledger, window, number, target, change, sure)
     changes += await propose_lessons(ledger, window, number, change)
     changes += await judge_versions(ledger, window, number, change)
     urgent = [one.said for one in changes if one.alarm]
@@ -134,9 +137,11 @@ async def tell_the_worst(ledger: Ledger, window: Window) -> list[Told]:
 
 
 @task(task_run_name="move thresholds", cache_policy=NO_CACHE)
-async def move_thresholds(ledger: Ledger, window: Window, number: int, target: float, change: bool) -> list[Change]:
+async def move_thresholds(
+    ledger: Ledger, window: Window, number: int, target: float, change: bool, sure: float
+) -> list[Change]:
     """What the audits say of each skill's threshold."""
-    return await adjust(ledger, window, number, target, change)
+    return await adjust(ledger, window, number, target, change, 1 - sure)
 
 
 @task(task_run_name="propose lessons", cache_policy=NO_CACHE)

@@ -146,8 +146,13 @@ async def count(ledger: Ledger, window: Window) -> Figures:
     return await ledger.read("count outcomes", read)
 
 
-async def adjust(ledger: Ledger, window: Window, review: int, target: float, change: bool) -> list[Change]:
-    """Move the threshold of each skill to where its audits say that the target is kept; say why, also if not moved."""
+async def adjust(
+    ledger: Ledger, window: Window, review: int, target: float, change: bool, delta: float
+) -> list[Change]:
+    """Move the threshold of each skill to where its audits say that the target is kept; say why, also if not moved.
+
+    A threshold errs with a probability of at most `delta`.
+    """
     agent = await ledger.read("read the agent", lambda c: settings(c, window.agent))
     tried = await ledger.read("see what is tried out", lambda c: _tried(c, window))
     drawn = await ledger.read("read the audits", lambda c: audited(c, window))
@@ -158,7 +163,7 @@ async def adjust(ledger: Ledger, window: Window, review: int, target: float, cha
         found = await ledger.read("read the threshold", partial(threshold_of, agent=window.agent, skill=skill))
         now = agent.threshold if found is None else found
         labels = [Label(one.confidence or 0.0, one.right, one.chance) for one in mine if one.right is not None]
-        chosen, raised = choose(labels, target), _alarm(mine, now, target)
+        chosen, raised = choose(labels, target, delta), _alarm(mine, now, target)
         to = _where(chosen, labels, now, target, bool(raised))
         why = chosen.why if not raised else f"{raised} {chosen.why}"
         if abs(to - now) < MOVED:
