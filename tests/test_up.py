@@ -50,7 +50,7 @@ class Up:
         self.wait_to_hear("Up. Watch")
         return self.process
 
-    def wait_to_hear(self, words: str, seconds: float = 120) -> None:
+    def wait_to_hear(self, words: str, seconds: float = 240) -> None:
         wait_for(lambda: words in self.said.read_text() or self.process.poll() is not None, seconds, words)
         assert words in self.said.read_text(), self.said.read_text()
 
