@@ -23,6 +23,7 @@ from sqlalchemy import update
 
 from deployments.doorbell import LARGEST, port_and_token
 from flows import loop
+from flows import permit as word
 from tasks.errors import BadInput
 from tasks.ledger.agents import release_agent, take_agent
 from tasks.ledger.database import Ledger
@@ -30,6 +31,7 @@ from tasks.ledger.holders import leave, register
 from tasks.ledger.tables import agents
 from tasks.process import this_process
 from tasks.records import Agent
+from tests import forked
 from tests.alerting import LACKING, NO_ALERTING, Alerting
 from tests.conftest import PROJECT, free_port, wait_for
 from tests.servers import prefect_server_in
@@ -151,6 +153,24 @@ def test_a_tick_that_was_rung_at_starts_the_one_that_follows(bell: Bell, monkeyp
     assert [run.state_name for run in bell.runs()] == ["Scheduled"]
     asyncio.run(loop.agent_loop(bell.agent, dry_run=True))
     assert len(bell.runs()) == 1, "a tick at which nobody rang started another"
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+def test_a_word_on_what_waits_and_a_command_ring_as_well(bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_LEDGER", bell.ledger.url)
+    monkeypatch.setattr(word, "decide", lambda *_: True)
+    monkeypatch.setattr(word, "agent_of", lambda *_: bell.name)
+    asyncio.run(word.permit(case=1, digest="0" * 12, decision="permit", who="ann"))
+    assert len(bell.runs()) == 1
+    bell.give(bell.take())
+    env = {**os.environ, "PREFECT_API_URL": bell.api, "PREFECT_LOGGING_LEVEL": "ERROR"}
+    done = forked.run("deployments", "ring", bell.name, env=env)
+    assert "sees to it" in done.stdout and len(bell.runs()) == 2, done.stdout
+    done = forked.run("deployments", "ring", "nobody", env=env)
+    assert done.returncode == 1 and "No agent 'nobody' is deployed here" in done.stdout
+    env |= {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    done = forked.run("deployments", "ring", bell.name, env=env)
+    assert done.returncode == 1 and "does not answer" in done.stdout and "Traceback" not in done.stdout
 
 
 def test_a_run_that_died_before_its_turn_does_not_silence_the_bell(bell: Bell) -> None:
