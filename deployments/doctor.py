@@ -31,7 +31,7 @@ from tasks.ledger.holders import alive, process_of
 from tasks.ledger.tables import cases, unsettled
 from tasks.process import is_gone
 from tasks.records import Agent
-from tasks.waiting_page import moment
+from tasks.waiting import moment
 
 STUCK_SECONDS = 3600.0
 CRASHES = 3

@@ -11,7 +11,7 @@ import typer
 from deployments.console import WHO, fail, out
 from tasks.ledger import the_ledger
 from tasks.ledger.approvals import SHOWN, decide, what_waits
-from tasks.waiting_page import exactly, moment, otherwise
+from tasks.waiting import exactly, moment, otherwise
 
 app = typer.Typer()
 Digest = Annotated[str, typer.Argument(help="Of exactly the effect that you looked at, as `waiting` shows it.")]

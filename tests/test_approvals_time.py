@@ -23,7 +23,7 @@ from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases
 from tasks.records import Agent, Approval, Effect
 from tasks.report import show_waiting
-from tasks.waiting_page import exactly
+from tasks.waiting import exactly
 from tests.paging import FIRST, paging
 from tests.watching import Watch
 
