@@ -211,6 +211,11 @@ class Policy(Record):
     threshold: float = Field(default=0.6, ge=0, le=1)
     versions: Mapping[str, str] = Field(default_factory=dict)
     lessons: int = Field(default=0, ge=0, description="The last one that it knows; none that came later.")
+    held: tuple[str, ...] = Field(default=(), description="Answers that a rule leaves to people, however sure.")
+
+    def acts_on(self, answer: str, confidence: float = 1.0) -> bool:
+        """Whether a case may be acted on that was read so; else it is handed over."""
+        return confidence >= self.threshold and answer not in self.held
 
 
 class Budget(BaseModel):
@@ -229,11 +234,8 @@ class Approval(BaseModel):
     """How an effect of a kind waits for a person before it may leave."""
 
     model_config = ConfigDict(extra="forbid")
-
     hours: float = Field(default=24, gt=0, le=8_760, description="How long it waits for somebody's word.")
-    then: Literal["deny", "escalate"] = Field(
-        default="deny", description="deny: it is not done. escalate: people are told once more, and it waits on."
-    )
+    then: Literal["deny", "escalate"] = Field(default="deny", description="escalate: people are told again, it waits.")
     show: bool = Field(default=False, description="Show its words in Prefect, which keeps them; not customers' words.")
 
 
@@ -294,7 +296,5 @@ class Agent(BaseModel):
         json_schema_extra={"position": 11},
     )
     approvals: dict[EffectKind, Approval] = Field(
-        default_factory=dict,
-        description="Kinds of effects that wait for a person's word, each with what comes of it when nobody speaks.",
-        json_schema_extra={"position": 12},
+        default_factory=dict, description="Kinds that wait for a person's word.", json_schema_extra={"position": 12}
     )
