@@ -1,0 +1,275 @@
+"""Tickets of a Roundup tracker, read through its REST interface: a case is what a customer wrote and nobody answered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError
+
+from tasks.errors import BadInput, HoldfastError, NotSent
+from tasks.records import Arrival, Note, Unreadable
+from tasks.sources import Known
+from tasks.sources.mail import ADDRESS, ROBOTS, TEXT_LIMIT, clean
+from tasks.web import Answer, Place, TooLong, account, call, place
+
+PAGE = 100  # issues read at once
+EARLIER = 5  # messages of the customer right before the newest that are read with it: nobody answered those either
+LIMIT = 4 * 1024 * 1024  # bytes of one answer: a longer message is a log somebody pasted
+TRIES = 5  # to mark an issue that others change at the same time
+WAITING = "unread,chatting"  # what the classic tracker calls an issue in which somebody may wait for an answer
+OPTIONS = ("status", "mark")
+SINCE = "since"
+OVERLAP = timedelta(minutes=10)  # a change is seen later than its own time says, by what its transaction takes
+DATE = "%Y-%m-%d.%H:%M:%S"
+NAMES = re.compile(r"[\w.-]+(?:,[\w.-]+)*")
+MARKER = re.compile(r"issue(\d{1,18})/msg(\d{1,18})")
+
+Shape = TypeVar("Shape", bound=BaseModel)
+Number = Annotated[str, Field(pattern=r"^\d{1,18}\Z")]
+
+
+def _date(text: str) -> str:
+    datetime.strptime(text, DATE)
+    return text
+
+
+Date = Annotated[str, AfterValidator(_date)]
+
+
+class _Issue(BaseModel):
+    id: Number
+    title: str | None = None
+    creator: Number
+    activity: Date
+    messages: list[Number] | None = None
+    keyword: list[Number] | None = None
+
+    @property
+    def newest_first(self) -> list[str]:
+        return sorted(self.messages or (), key=int, reverse=True)
+
+    @property
+    def marker(self) -> str:
+        return f"issue{self.id}/msg{self.newest_first[0]}"
+
+
+class _Author(BaseModel):
+    id: Number
+
+
+class _Message(BaseModel):
+    author: _Author
+    content: str | None = None
+    creation: Date
+
+
+class _Person(BaseModel):
+    username: str
+    realname: str | None = None
+    address: str | None = None
+
+
+class _Odd(Exception):
+    """One thing in the tracker that can not be read; the others may be."""
+
+
+def _desk(url: str) -> Place:
+    desk = place(url, OPTIONS)
+    for name, value in desk.options.items():
+        if not NAMES.fullmatch(value):
+            raise BadInput(f"A roundup: URL names no {name} that a tracker could have: {value!r}. Write a,b,c.")
+    return desk
+
+
+def canonical(url: str) -> str:
+    """The URL with its parts in one order."""
+    return _desk(url).url
+
+
+def poll(url: str, known: Known) -> Iterator[Arrival | Unreadable | Note]:
+    """Messages of customers that are the last word in their issue, in order of the issues.
+
+    The customer is who opened the issue. Where anybody else wrote last, us or a colleague, nobody waits for us.
+    Issues are asked for by their last change since the poll before, and come in an order that no change disturbs.
+    """
+    desk = _desk(url)
+    reader = _Reader(desk)
+    since = known.recall(SINCE).get(SINCE)
+    latest, whole = since if isinstance(since, str) else "", True
+    for page in _pages(desk, latest):
+        fresh: dict[str, _Issue] = {}
+        for one in page:
+            try:
+                issue = _Issue.model_validate(one)
+            except ValidationError as why:
+                whole = False
+                yield Unreadable(marker="an issue", why=_shape(why))
+                continue
+            latest = max(latest, issue.activity)
+            if issue.messages:
+                fresh[issue.marker] = issue
+        recorded = known.seen(list(fresh)) if fresh else set()
+        for marker, issue in fresh.items():
+            try:
+                if marker not in recorded and (found := reader.read(issue)):
+                    yield found
+            except _Odd as why:
+                whole = False  # or the next poll would begin behind it
+                yield Unreadable(marker=marker, why=str(why))
+    if whole and latest and latest != since:
+        yield Note(name=SINCE, value=latest)
+
+
+def _pages(desk: Place, since: str) -> Iterator[list[JsonValue]]:
+    asked = {"@fields": "title,creator,activity,messages", "@verbose": "0", "@page_size": str(PAGE)}
+    asked["status"] = desk.options.get("status", WAITING)
+    if since:
+        asked["activity"] = f"{(datetime.strptime(since, DATE) - OVERLAP).strftime(DATE)};"
+    number, more = 1, True
+    while more:
+        said = _data(desk, _get(desk, "issue", asked | {"@page_index": str(number)}))
+        page, links = said.get("collection"), said.get("@links")
+        if not isinstance(page, list):
+            raise BadInput(f"The tracker {desk.url} lists no issues. See that the URL ends with the tracker's name.")
+        yield page
+        number, more = number + 1, bool(page) and isinstance(links, dict) and "next" in links
+
+
+class _Reader:
+    """What is read once in a poll, and the messages of issues."""
+
+    def __init__(self, desk: Place) -> None:
+        self._desk, self._people = desk, dict[str, _Person]()
+        mine = _data(desk, _get(desk, f"user/{account(desk.scheme)[0]}", {"@fields": "username"}))
+        self._mine = str(mine.get("id"))
+
+    def read(self, issue: _Issue) -> Arrival | None:
+        """The customer's last word, with what stands right before it; None if somebody else wrote last."""
+        newest, *before = issue.newest_first
+        said = self._thing(f"msg/{newest}", "author,content,creation", _Message)
+        if said.author.id != issue.creator or issue.creator == self._mine:
+            return None
+        texts = [said.content or ""]
+        for number in before[:EARLIER]:
+            earlier = self._thing(f"msg/{number}", "author,content,creation", _Message)
+            if earlier.author.id != issue.creator:
+                break
+            texts.append(earlier.content or "")
+        if issue.creator not in self._people:
+            self._people[issue.creator] = self._person(issue.creator)
+        person = self._people[issue.creator]
+        address = person.address or ""
+        text = clean("\n\n".join(reversed(texts)))
+        attributes: dict[str, JsonValue] = {
+            # What an answer to it names, and all that a channel learns of the issue: made here, so that nobody
+            # steers an answer into another issue by the Message-ID of a mail.
+            "message_id": f"<issue{issue.id}.msg{newest}@{self._desk.digest}.invalid>",
+            "references": [],
+            "from_name": clean(person.realname or person.username, one_line=True)[:100],
+            "automatic": address.partition("@")[0].lower() in ROBOTS,
+            "attachments": [],
+            "truncated": len(text) > TEXT_LIMIT,
+        }
+        return Arrival(
+            marker=issue.marker,
+            key=issue.marker,
+            thread=f"issue{issue.id}",
+            sender=address if re.fullmatch(ADDRESS, address) and len(address) <= 254 else "",
+            subject=clean(issue.title or "", one_line=True)[:300],
+            text=text[-TEXT_LIMIT:],
+            arrived=datetime.strptime(said.creation, DATE).replace(tzinfo=UTC),
+            attributes=attributes,
+        )
+
+    def _person(self, number: str) -> _Person:
+        person = self._thing(f"user/{number}", "username,realname,address", _Person)
+        if "address" not in person.model_fields_set:
+            raise BadInput(
+                f"The user of HOLDFAST_ROUNDUP_USER may not see addresses in {self._desk.url}, so nobody could be "
+                "answered. Give it a role that may View user.address."
+            )
+        return person
+
+    def _thing(self, path: str, fields: str, shape: type[Shape]) -> Shape:
+        try:
+            answer = _get(self._desk, path, {"@fields": fields, "@verbose": "3"})
+            if answer.status != 200:
+                raise _Odd(f"{path} can not be read: {answer.words}")
+            return shape.model_validate(_attributes(self._desk, answer))
+        except TooLong as why:
+            raise _Odd(f"{path} is too long: {why}") from why
+        except ValidationError as why:
+            raise _Odd(f"{path} is not what it should be: {_shape(why)}") from why
+
+
+def _shape(why: ValidationError) -> str:
+    """What is wrong, without the words of whoever wrote it."""
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in why.errors()[:3])
+
+
+def _get(desk: Place, path: str, asked: dict[str, str]) -> Answer:
+    try:
+        answer = call(desk, "GET", f"rest/data/{path}", params=asked, login=account(desk.scheme), limit=LIMIT)
+    except TooLong:
+        raise
+    except (NotSent, OSError) as why:
+        raise BadInput(f"The tracker {desk.url} can not be read now: {why}. The next tick asks again.") from why
+    if answer.status in (401, 403) and not path.startswith("msg/"):
+        raise BadInput(f"The tracker {desk.url} says {answer.words}. See HOLDFAST_ROUNDUP_USER and its roles.")
+    if answer.status == 429 or answer.status >= 500:
+        raise BadInput(f"The tracker {desk.url} says {answer.words}. The next tick asks again.")
+    return answer
+
+
+def _data(desk: Place, answer: Answer) -> dict[str, JsonValue]:
+    found = answer.said.get("data") if isinstance(answer.said, dict) else None
+    if answer.status != 200 or not isinstance(found, dict):
+        raise BadInput(f"The tracker {desk.url} says {answer.words}. See its URL and options.")
+    return found
+
+
+def finish(url: str, markers: Sequence[str]) -> None:
+    """Put the keyword `mark`, if the URL names one, on issues whose customer has written nothing since."""
+    desk = _desk(url)
+    if not (mark := desk.options.get("mark")):
+        return
+    found = _data(desk, _get(desk, "keyword", {"name:": mark})).get("collection")
+    ids = [str(one["id"]) for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    if not ids:
+        raise BadInput(f"The tracker {desk.url} has no keyword {mark!r}. Make it, or leave mark= out of the URL.")
+    for marker in markers:
+        if named := MARKER.fullmatch(marker):
+            _mark(desk, named[1], named[2], ids[0])
+
+
+def _mark(desk: Place, issue: str, message: str, keyword: str) -> None:
+    for _ in range(TRIES):
+        answer = _get(desk, f"issue/{issue}", {"@fields": "creator,activity,messages,keyword", "@verbose": "0"})
+        if answer.status != 200:
+            return  # it is gone
+        now = _Issue.model_validate({"id": issue} | _attributes(desk, answer))
+        later = [one for one in now.newest_first if int(one) > int(message)]
+        if keyword in (now.keyword or ()) or any(_author(desk, one) == now.creator for one in later):
+            return
+        change: JsonValue = {"keyword": [*(now.keyword or ()), keyword]}
+        patch = partial(call, desk, "PATCH", f"rest/data/issue/{issue}", login=account(desk.scheme))
+        changed = patch(body=change, etag=answer.etag)
+        if changed.status in (200, 404):
+            return
+        if changed.status != 412:
+            raise HoldfastError(f"The tracker {desk.url} does not mark issue{issue}: {changed.words}.")
+    raise HoldfastError(f"issue{issue} of {desk.url} is changed by others all the time; it is marked later.")
+
+
+def _author(desk: Place, message: str) -> str:
+    answer = _get(desk, f"msg/{message}", {"@fields": "author", "@verbose": "0"})
+    return str(_attributes(desk, answer).get("author")) if answer.status == 200 else ""
+
+
+def _attributes(desk: Place, answer: Answer) -> dict[str, JsonValue]:
+    found = _data(desk, answer).get("attributes")
+    return found if isinstance(found, dict) else {}
