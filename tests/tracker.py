@@ -1,4 +1,4 @@
-"""A real Roundup of our own: installed once on this machine, started on a free port, asked what is in it from outside."""
+"""A real Roundup of our own: installed once on this machine, started on a free port, and asked from outside."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import fcntl
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,18 +41,17 @@ db = tracker.open('admin')
 for line in sys.stdin:
     deed = json.loads(line)
     who = deed.pop('by')
-    if who not in db.user.list_names if hasattr(db.user, 'list_names') else True:
-        try:
-            db.user.lookup(who)
-        except KeyError:
-            password = deed.get('password')
-            db.user.create(username=who, address=deed.get('address', who), realname=deed.get('name', ''),
-                           roles=deed.get('roles', 'User'),
-                           **({'password': Password(password, config=db.config)} if password else {}))
-            db.commit()
+    try:
+        db.user.lookup(who)
+    except KeyError:
+        known = {'password': Password(deed['password'], config=db.config)} if 'password' in deed else {}
+        known |= {'address': deed.get('address', who), 'realname': deed.get('name', ''),
+                  'roles': deed.get('roles', 'User')}
+        db.user.create(username=who, **known)
+        db.commit()
     mine = tracker.open(who)
     text = deed.get('text')
-    said = [mine.msg.create(author=mine.getuid(), content=text, messageid=deed.get('message_id'))] if text else []
+    said = [mine.msg.create(author=mine.getuid(), content=text, messageid=deed.get('message_id', ''))] if text else []
     issue = deed.get('issue')
     if deed.get('title'):
         issue = mine.issue.create(title=deed['title'], messages=said, nosy=[mine.getuid()])
@@ -114,6 +115,7 @@ class Tracker:
             os.chown(self._folder, self._user["user"], self._user["group"])
         self._home = self._folder / "desk"
         self.web, self.url = f"http://127.0.0.1:{self._port}/desk/", f"roundup://127.0.0.1:{self._port}/desk"
+        self._deeds: subprocess.Popen[str] | None = None
         self._run("roundup-admin", "-i", self._home, "install", "classic", "sqlite")
         self._configure(settings)
         self._run("roundup-admin", "-i", self._home, "initialise", "admin-password")
@@ -175,7 +177,15 @@ class Tracker:
 
     def stop(self) -> None:
         self.kill()
+        if self._deeds is not None:
+            self._deeds.kill()
+            self._deeds.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def root(self) -> str:
+        """Scheme, host and port."""
+        return self.web.removesuffix("/desk/")
 
     @property
     def account(self) -> dict[str, str]:
@@ -184,7 +194,7 @@ class Tracker:
 
     def ask(self, path: str, **options: Any) -> httpx.Response:
         """One question to its REST interface as the administrator."""
-        headers = {"X-Requested-With": "rest", "Origin": self.web.removesuffix("/desk/"), "Referer": self.web}
+        headers = {"X-Requested-With": "rest", "Origin": self.root, "Referer": self.web}
         found = httpx.get(
             f"{self.web}rest/data/{path}", params=options, headers=headers, auth=("admin", "admin-password"), timeout=30
         )
@@ -195,8 +205,27 @@ class Tracker:
         return self.do_all([deed])[0]
 
     def do_all(self, deeds: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-        said = self._run("python", "-c", DEEDS, self._home, given="".join(json.dumps(one) + "\n" for one in deeds))
-        return [(str(issue), [str(one) for one in made]) for issue, made in map(json.loads, said.splitlines())]
+        if self._deeds is None:
+            command = [str(self._bin / "python"), "-c", DEEDS, str(self._home)]
+            self._deeds = subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env={},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                **self._user,
+            )
+        assert self._deeds.stdin is not None and self._deeds.stdout is not None
+        made = []
+        for deed in deeds:
+            self._deeds.stdin.write(json.dumps(deed) + "\n")
+            self._deeds.stdin.flush()
+            said = self._deeds.stdout.readline()
+            assert said, f"this deed can not be done: {deed}"
+            issue, messages = json.loads(said)
+            made.append((str(issue), [str(one) for one in messages]))
+        return made
 
     def ticket(self, issue: str) -> Ticket:
         """What an issue holds now."""
@@ -209,15 +238,30 @@ class Tracker:
         found: dict[str, Any] = self.ask(f"msg/{number}", **{"@verbose": 3}).json()["data"]["attributes"]
         return found
 
-    def made(self) -> list[str]:
-        """The Message-IDs of all messages that our side ever made, linked to an issue or not."""
-        found = self.ask("msg", **{"@fields": "messageid", "messageid": "@holdfast.invalid", "@verbose": 0})
-        return [one["messageid"] for one in found.json()["data"]["collection"]]
+    def page(self, name: str) -> str:
+        """A page as people see it."""
+        return httpx.get(f"{self.web}{name}", auth=("admin", "admin-password"), timeout=30).text
 
-    def mails(self) -> list[str]:
-        """What it mailed to people, each with its recipients: the one thing that no customer forgets."""
+    def person(self, name: str) -> str:
+        """The id of a user, made if there is none."""
+        self.do(by=name)
+        return str(self.ask(f"user/{name}").json()["data"]["id"])
+
+    def keyword(self, name: str) -> None:
+        """Make one."""
+        self._run("roundup-admin", "-i", self._home, "create", "keyword", f"name={name}")
+
+    def made(self) -> list[str]:
+        """The keys of all messages that our side ever made, linked to an issue or not."""
+        asked = {"@fields": "messageid", "messageid": "@holdfast.invalid", "@verbose": "0"}
+        found = self.ask("msg", **asked).json()["data"]["collection"]
+        return [one["messageid"].partition("@")[0].rpartition(".")[2] for one in found]
+
+    def mails(self) -> Counter[str]:
+        """How many mails it sent to each address."""
         path = self._folder / "mails"
-        return path.read_text().split("\nFROM: ")[0:] if path.exists() else []
+        written = path.read_text() if path.exists() else ""
+        return Counter(re.findall(r"^TO: (.*)$", written, re.MULTILINE))
 
 
 @contextlib.contextmanager

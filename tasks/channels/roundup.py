@@ -9,7 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from pydantic import JsonValue
 
-from tasks.channels.message import message_id, one_line
+from tasks.channels.message import DOMAIN, digest, one_line
 from tasks.errors import BadInput, NotSent, Refused
 from tasks.records import Effect, Receipt
 from tasks.web import Answer, Place, account, call, place
@@ -62,17 +62,17 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
     will be, and ConnectionError when nobody can tell.
     """
     desk = _desk(url)
-    issue = _issue_of(desk, effect)
-    now: _Issue | None = _read(desk, issue)
-    made = _made(desk, key) or [_make(desk, key, effect, now.nosy)]
+    issue, answered = _answered(desk, effect)
+    now = _read(desk, issue)
+    made = _made(desk, key) or [_make(desk, f"<msg{answered}.{_own(key)}@{DOMAIN}>", effect, now.nosy)]
     doubt: ConnectionError | None = None
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         try:
-            now = now or _read(desk, issue)
+            if attempt:  # who came before us may have linked a message of its own under this key
+                now, made = _read(desk, issue), _made(desk, key)
             if set(made) & set(now.messages):
                 return _receipt(desk, key)
             answer = _call(desk, "PATCH", f"issue/{issue}", body=_change(desk, now, made[0]), etag=now.etag)
-            now = None
             if answer.status == 200:
                 return _receipt(desk, key)
             if answer.status >= 500:
@@ -80,7 +80,7 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
             if answer.status != 412:
                 _no(desk, answer)
         except ConnectionError as why:
-            now, doubt = None, why  # repeated at once: only one of the two finds the ETag that it brings
+            doubt = why  # repeated at once: only one of the two finds the ETag that it brings
         except (NotSent, Refused):
             if doubt is None:
                 raise
@@ -90,14 +90,14 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
     raise NotSent(f"issue{issue} of {desk.url} is changed by others all the time, so nothing was added; later again.")
 
 
-def _issue_of(desk: Place, effect: Effect) -> str:
-    """The issue that the effect's case came from: its source wrote it down as what is answered."""
-    named = re.fullmatch(rf"<issue(\d{{1,18}})\.msg\d{{1,18}}@{desk.digest}\.invalid>", effect.in_reply_to)
+def _answered(desk: Place, effect: Effect) -> tuple[str, str]:
+    """The issue and the message that the effect's case came from, as its source wrote them down."""
+    named = re.fullmatch(rf"<issue([0-9]{{1,18}})\.msg([0-9]{{1,18}})@{desk.digest}\.invalid>", effect.in_reply_to)
     if named is None:
         raise Refused(
             f"{effect.kind} answers nothing that came from {desk.url}. Let the agent's source be this tracker."
         )
-    return named[1]
+    return named[1], named[2]
 
 
 def _change(desk: Place, now: _Issue, message: str) -> JsonValue:
@@ -109,12 +109,12 @@ def _change(desk: Place, now: _Issue, message: str) -> JsonValue:
     return change
 
 
-def _make(desk: Place, key: str, effect: Effect, nosy: list[str]) -> str:
+def _make(desk: Place, name: str, effect: Effect, nosy: list[str]) -> str:
     """A message in no issue yet; until it is linked any failure means that nobody was told anything."""
     body = "".join(one if one >= " " or one in "\n\t" else " " for one in effect.body.replace("\r\n", "\n"))
     given: dict[str, JsonValue] = {
         "author": account(desk.scheme)[0],
-        "messageid": message_id(key),
+        "messageid": name,
         "content": body.encode("utf-8", "replace").decode("utf-8"),
     }
     if not effect.to:
@@ -133,7 +133,12 @@ def _make(desk: Place, key: str, effect: Effect, nosy: list[str]) -> str:
 
 
 def _made(desk: Place, key: str) -> list[str]:
-    return _listed(desk, "msg", {"messageid:": message_id(key)})
+    return _listed(desk, "msg", {"messageid": f".{_own(key)}@{DOMAIN}>"})
+
+
+def _own(key: str) -> str:
+    """What the Message-ID has for this key; the message answered stands before it, for the source to read."""
+    return digest(key)[:32]
 
 
 def _listed(desk: Place, kind: str, asked: Mapping[str, str]) -> list[str]:
@@ -164,9 +169,7 @@ def _safely(desk: Place, method: str, path: str, **asked: object) -> Answer:
     try:
         return _call(desk, method, path, **asked)
     except ConnectionError as why:
-        raise NotSent(
-            f"The tracker {desk.url} can not be used now: {why}. It is tried again; see that it runs."
-        ) from why
+        raise NotSent(f"The tracker {desk.url} can not be used: {why}. It is tried again; see that it runs.") from why
 
 
 def _said(desk: Place, answer: Answer) -> dict[str, JsonValue]:
@@ -186,4 +189,4 @@ def _no(desk: Place, answer: Answer) -> NoReturn:
 
 
 def _receipt(desk: Place, key: str, found: bool = False) -> Receipt:
-    return Receipt(channel=desk.url, reference=message_id(key), at=datetime.now(UTC), found=found)
+    return Receipt(channel=desk.url, reference=_own(key), at=datetime.now(UTC), found=found)

@@ -1,4 +1,4 @@
-"""Tickets of a Roundup tracker, read through its REST interface: a case is what a customer wrote and nobody answered."""
+"""Tickets of a Roundup tracker, read through its REST interface: a case is a customer's last and unanswered word."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.sources.mail import ADDRESS, ROBOTS, TEXT_LIMIT, clean
 from tasks.web import Answer, Place, TooLong, account, call, place
 
 PAGE = 100  # issues read at once
-EARLIER = 5  # messages of the customer right before the newest that are read with it: nobody answered those either
+WALK = 20  # messages of an issue that are looked at, from the newest back
 LIMIT = 4 * 1024 * 1024  # bytes of one answer: a longer message is a log somebody pasted
 TRIES = 5  # to mark an issue that others change at the same time
 WAITING = "unread,chatting"  # what the classic tracker calls an issue in which somebody may wait for an answer
@@ -26,10 +26,12 @@ SINCE = "since"
 OVERLAP = timedelta(minutes=10)  # a change is seen later than its own time says, by what its transaction takes
 DATE = "%Y-%m-%d.%H:%M:%S"
 NAMES = re.compile(r"[\w.-]+(?:,[\w.-]+)*")
-MARKER = re.compile(r"issue(\d{1,18})/msg(\d{1,18})")
+# What the channel calls its messages: the message answered, and the effect. Only our own user's are believed.
+OURS = re.compile(r"<msg([0-9]{1,18})\.[0-9a-f]{32}@holdfast\.invalid>")
+MARKER = re.compile(r"issue([0-9]{1,18})/msg([0-9]{1,18})")
 
 Shape = TypeVar("Shape", bound=BaseModel)
-Number = Annotated[str, Field(pattern=r"^\d{1,18}\Z")]
+Number = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
 
 
 def _date(text: str) -> str:
@@ -64,6 +66,7 @@ class _Author(BaseModel):
 class _Message(BaseModel):
     author: _Author
     content: str | None = None
+    messageid: str | None = None
     creation: Date
 
 
@@ -91,9 +94,10 @@ def canonical(url: str) -> str:
 
 
 def poll(url: str, known: Known) -> Iterator[Arrival | Unreadable | Note]:
-    """Messages of customers that are the last word in their issue, in order of the issues.
+    """What customers wrote that nobody answered, in order of the issues.
 
-    The customer is who opened the issue. Where anybody else wrote last, us or a colleague, nobody waits for us.
+    The customer is who opened the issue. Where a colleague wrote last, nobody waits for us, and an answer of ours
+    says itself which message it answers: what was written while it was made may have a lower number than it.
     Issues are asked for by their last change since the poll before, and come in an order that no change disturbs.
     """
     desk = _desk(url)
@@ -148,22 +152,29 @@ class _Reader:
         self._mine = str(mine.get("id"))
 
     def read(self, issue: _Issue) -> Arrival | None:
-        """The customer's last word, with what stands right before it; None if somebody else wrote last."""
-        newest, *before = issue.newest_first
-        said = self._thing(f"msg/{newest}", "author,content,creation", _Message)
-        if said.author.id != issue.creator or issue.creator == self._mine:
-            return None
-        texts = [said.content or ""]
-        for number in before[:EARLIER]:
-            earlier = self._thing(f"msg/{number}", "author,content,creation", _Message)
-            if earlier.author.id != issue.creator:
+        """The customer's newest message that nobody answered, with those right before it; None if there is none."""
+        waiting, answered = dict[str, _Message](), 0
+        for number in issue.newest_first[:WALK]:
+            if int(number) <= answered:
                 break
-            texts.append(earlier.content or "")
+            said = self._thing(f"msg/{number}", "author,content,creation,messageid", _Message)
+            if said.author.id == self._mine:
+                if not (ours := OURS.fullmatch(said.messageid or "")):
+                    break
+                answered = max(answered, int(ours[1]))
+            elif said.author.id == issue.creator:
+                waiting[number] = said
+            else:
+                break
+        if not waiting:
+            return None
+        newest = next(iter(waiting))
+        marker = f"issue{issue.id}/msg{newest}"
         if issue.creator not in self._people:
             self._people[issue.creator] = self._person(issue.creator)
         person = self._people[issue.creator]
         address = person.address or ""
-        text = clean("\n\n".join(reversed(texts)))
+        text = clean("\n\n".join(one.content or "" for one in reversed(waiting.values())))
         attributes: dict[str, JsonValue] = {
             # What an answer to it names, and all that a channel learns of the issue: made here, so that nobody
             # steers an answer into another issue by the Message-ID of a mail.
@@ -175,13 +186,13 @@ class _Reader:
             "truncated": len(text) > TEXT_LIMIT,
         }
         return Arrival(
-            marker=issue.marker,
-            key=issue.marker,
+            marker=marker,
+            key=marker,
             thread=f"issue{issue.id}",
             sender=address if re.fullmatch(ADDRESS, address) and len(address) <= 254 else "",
             subject=clean(issue.title or "", one_line=True)[:300],
             text=text[-TEXT_LIMIT:],
-            arrived=datetime.strptime(said.creation, DATE).replace(tzinfo=UTC),
+            arrived=datetime.strptime(waiting[newest].creation, DATE).replace(tzinfo=UTC),
             attributes=attributes,
         )
 
@@ -228,7 +239,10 @@ def _get(desk: Place, path: str, asked: dict[str, str]) -> Answer:
 def _data(desk: Place, answer: Answer) -> dict[str, JsonValue]:
     found = answer.said.get("data") if isinstance(answer.said, dict) else None
     if answer.status != 200 or not isinstance(found, dict):
-        raise BadInput(f"The tracker {desk.url} says {answer.words}. See its URL and options.")
+        raise BadInput(
+            f"The tracker {desk.url} says {answer.words}. The URL must be written as the tracker's own `web` setting "
+            "has it, with options that the tracker knows."
+        )
     return found
 
 
