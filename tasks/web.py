@@ -8,8 +8,10 @@ import ipaddress
 import json
 import os
 import re
+import ssl
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -138,7 +140,7 @@ def call(
     try:
         # Without the environment's proxies and .netrc: neither is part of what the settings say.
         with (
-            httpx.Client(timeout=SILENCE, trust_env=False) as client,
+            httpx.Client(timeout=SILENCE, trust_env=False, verify=_certificates()) as client,
             client.stream(method, url, **sent) as answer,  # type: ignore[arg-type]
         ):
             raw = bytearray()
@@ -153,6 +155,11 @@ def call(
         raise NotSent(f"{where.root} can not be reached: {why}. It is tried again; see that it runs.") from why
     except (httpx.HTTPError, httpx.InvalidURL) as why:
         raise ConnectionError(f"{where.root} gave no answer ({type(why).__name__}: {why})") from why
+
+
+@lru_cache(maxsize=1)
+def _certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()  # to read them takes longer than most questions
 
 
 def _read(raw: bytes, answer: httpx.Response) -> JsonValue:

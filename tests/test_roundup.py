@@ -50,8 +50,14 @@ def read(url: str, seen: Any = nothing, notes: dict[str, Any] | None = None) -> 
     return list(sources.poll(url, Known(seen, lambda prefix: notes or {})))
 
 
+def cases_of(url: str, issue: str) -> list[Arrival]:
+    """What a poll brings of one issue, without reading those of other tests."""
+    found = read(url, lambda names: {one for one in names if not one.startswith(f"issue{issue}/")})
+    return [one for one in found if isinstance(one, Arrival)]
+
+
 def case_of(url: str, issue: str) -> Case:
-    (one,) = [found for found in read(url) if isinstance(found, Arrival) and found.thread == f"issue{issue}"]
+    (one,) = cases_of(url, issue)
     given = one.model_dump(exclude={"marker"})
     return Case(id=1, agent="desk", source=sources.canonical(url), **given)
 
@@ -80,11 +86,11 @@ def test_a_customers_last_word_is_a_case_until_somebody_answered(desk: Tracker) 
     assert later.key != case.key and later.text == "It came broken.\n\nIt is blue.", "what nobody answered is lost"
     for who in (AGENT, "colleague@fennmoor.example"):
         desk.do(by=who, issue=issue, text="We look after it.")
-        assert not [one for one in read(desk.url) if isinstance(one, Arrival) and one.thread == f"issue{issue}"]
+        assert not cases_of(desk.url, issue)
     desk.do(by=ANN, issue=issue, text="Thank you.")
     assert case_of(desk.url, issue).text == "Thank you."
     desk.do(by=ANN, issue=issue, change={"status": "8"})
-    assert not [one for one in read(desk.url) if isinstance(one, Arrival) and one.thread == f"issue{issue}"]
+    assert not cases_of(desk.url, issue)
 
 
 def test_what_a_customer_writes_while_an_answer_is_made_is_not_taken_for_answered(desk: Tracker) -> None:
@@ -99,12 +105,12 @@ def test_what_a_customer_writes_while_an_answer_is_made_is_not_taken_for_answere
         assert later.text == "And my chair?" and later.key != case.key
     effect = reply_to(later, "So is your chair.")
     channels.send(desk.url, key_of(later, effect), effect, DESK)
-    assert not [one for one in read(desk.url) if isinstance(one, Arrival) and one.thread == f"issue{issue}"]
+    assert not cases_of(desk.url, issue)
 
 
 def test_an_issue_that_the_agent_opened_itself_is_no_case(desk: Tracker) -> None:
     issue = opened(desk, who=AGENT)
-    assert not [one for one in read(desk.url) if isinstance(one, Arrival) and one.thread == f"issue{issue}"]
+    assert not cases_of(desk.url, issue)
 
 
 def test_all_pages_are_read_and_what_was_recorded_is_not_read_again(
@@ -151,7 +157,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\x07\u202e\nBcc:
 
 
 def test_hostile_text_becomes_a_bounded_case_and_changes_nothing_else(desk: Tracker) -> None:
-    issue = opened(desk, who="eve", address=None, text=HOSTILE, title="<b>\nBcc: x" + "y" * 900)
+    issue = opened(desk, who="eve", address="eve", text=HOSTILE, title="<b>\nBcc: x" + "y" * 900)
     case = case_of(desk.url, issue)
     assert len(case.text) == 200_000 and case.attributes["truncated"] and "\x07" not in case.text
     assert "\n" not in case.subject and len(case.subject) <= 300
