@@ -38,6 +38,10 @@ def passing(desk: Tracker) -> Iterator[Between]:
         yield one
 
 
+def dead(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
 class House:
     """An agent that works the tickets behind a URL, in processes of its own."""
 
@@ -67,10 +71,10 @@ class House:
         victim: list[forked.Forked] = []
 
         def watch(method: str, path: str) -> bool:
-            if not victim or victim[0].poll() is not None or not moment(method, path):
+            if not victim or dead(victim[0].pid) or not moment(method, path):
                 return False
-            victim[0].kill()
-            victim[0].wait(30)
+            os.kill(victim[0].pid, signal.SIGKILL)
+            wait_for(lambda: dead(victim[0].pid), 30, "the death")
             return True
 
         setattr(self.passing, side, watch)
