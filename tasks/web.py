@@ -1,102 +1,93 @@
-"""Programs that speak JSON over HTTP: where a URL of ours points to, who we are there, and one bounded question."""
+"""HTTP to the programs that an agent's URLs name: bounded, no redirects, secrets only from the environment."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import ipaddress
 import json
 import os
-import re
-import ssl
 import time
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
-from pydantic import JsonValue
 
 from tasks.errors import BadInput, NotSent
 
-LIMIT = 64 * 1024 * 1024  # bytes of one answer: more than what is asked for ever has
-SILENCE, WHOLE = 30.0, 120.0  # seconds without a byte; seconds for one answer, however slowly it drips
-HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9a-fA-F:]{2,45}")
-PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
+SECONDS = 10.0  # for each answer of a server, and for all of it
+LIMIT = 64 * 1024 * 1024  # bytes of an answer: what 50,000 alerts take
+NEVER_LEFT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+LATER = {408, 425, 429, 503}  # by their meaning the server did not take the request up
 
 
 class Place(NamedTuple):
-    """Where a URL points to."""
+    """Where a URL of an agent points to."""
 
-    scheme: str
-    root: str
-    """Protocol, host and port, as browsers write them."""
-    path: str
+    name: str
+    """What its variables in the environment are called by."""
+    base: str
     options: Mapping[str, str]
 
     @property
-    def url(self) -> str:
-        """The one way to write it in an agent's settings."""
-        kind, _, host = self.root.partition("://")
-        options = f"?{urlencode(sorted(self.options.items()))}" if self.options else ""
-        return f"{self.scheme}{'+https' if kind == 'https' else ''}://{host}{self.path}{options}"
-
-    @property
-    def digest(self) -> str:
-        """A name for it that any header takes, the same whatever its options are."""
-        return hashlib.sha256(f"{self.root}{self.path}".encode()).hexdigest()[:16]
-
-
-class TooLong(ConnectionError):
-    """Raised when an answer has no end that we would wait for: the others may have one."""
+    def shown(self) -> str:
+        """For messages and logs: a path may hold what is secret by mistake."""
+        parts = urlsplit(self.base)
+        return f"{parts.scheme}://{parts.netloc}"
 
 
 class Answer(NamedTuple):
-    """What a program said, whether it was yes or no."""
+    """What a server said."""
 
     status: int
-    etag: str
-    said: JsonValue
+    headers: Mapping[str, str]
+    body: bytes
 
-    @property
-    def words(self) -> str:
-        """Its status and what it said, on one short line for people."""
-        said = json.dumps(self.said, ensure_ascii=False)
-        return f"{self.status} {' '.join(''.join(c if c.isprintable() else ' ' for c in said).split())[:200]}"
+    def __str__(self) -> str:
+        text = self.body[:2_000].decode("utf-8", "replace")
+        words = " ".join("".join(one if one.isprintable() else " " for one in text).split())[:200]
+        return f"{self.status} {words}".strip()
 
 
-def place(url: str, known: Sequence[str] = ()) -> Place:
-    """Where SCHEME://127.0.0.1:PORT/PATH (in the clear, so on this machine only) or SCHEME+https://HOST/PATH points to.
+def place_of(url: str, way_out: str, *, usual: str = "http", options: Collection[str] | None = ()) -> Place:
+    """Take a URL such as `webhook+https://host/path` apart; BadInput if it names no server, or holds a secret.
 
-    `known` are the options that may follow a question mark. Raises BadInput for any other URL.
+    `usual` is what a name without `+` means, `options` what may stand after `?`: None for anything.
     """
     # No message repeats the URL, because a password may stand in it by mistake.
-    scheme, _, secure = url.partition(":")[0].partition("+")
-    way_out = f"Write {scheme}+https://HOST/PATH, or {scheme}://127.0.0.1:PORT/PATH for one on this machine."
     try:
         parts = urlsplit(url)
-        host, port = (parts.hostname or "").lower(), parts.port
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        host, _, given = parts.hostname or "", parts.port, dict(parse_qsl(parts.query, keep_blank_values=True))
     except ValueError as why:
-        raise BadInput(f"A {scheme}: URL can not be read. {way_out}") from why
+        raise BadInput(f"A URL of {url.partition(':')[0][:40]!r} can not be read. {way_out}") from why
+    name, _, how = parts.scheme.partition("+")
     if parts.username is not None or parts.password is not None:
-        raise BadInput(
-            f"The {scheme}: URL for {host!r} holds a user or password, and URLs are shown. Put them into the "
-            f"environment as {_name(scheme, 'USER')} and {_name(scheme, 'PASSWORD')}."
-        )
-    path = parts.path.rstrip("/")
-    if secure not in ("", "https") or not HOST.fullmatch(host) or not PATH.fullmatch(path) or parts.fragment:
-        raise BadInput(f"A {scheme}: URL names no place that can be asked. {way_out}")
-    if odd := sorted(options.keys() - set(known)) or [name for name, value in options.items() if not value]:
-        raise BadInput(f"The {scheme}: URL for {host!r} has {odd[0]!r}, which says nothing. Known: {', '.join(known)}.")
-    if not secure and not _same_machine(host):
-        raise BadInput(f"What is said to {host} would travel in the clear. {way_out}")
-    written = f"[{host}]" if ":" in host else host
-    return Place(scheme, f"http{'s' if secure else ''}://{written}{f':{port}' if port else ''}", path, options)
+        raise BadInput(f"The {name}: URL for {host!r} holds a user or password, and URLs are shown. {way_out}")
+    sane = host and url.isascii() and url.isprintable() and " " not in url and not parts.fragment
+    odd = options is not None and set(given) - set(options)
+    if not sane or odd or (how or usual) not in ("http", "https"):
+        raise BadInput(f"The {name}: URL for {host!r} names no server, or more than a server. {way_out}")
+    place = Place(name, f"{how or usual}://{parts.netloc}{parts.path.rstrip('/')}", given)
+    _account(place)
+    return place
 
 
-def _same_machine(host: str) -> bool:
+def plain_place(url: str, name: str, way_out: str) -> Place:
+    """The same for a URL that begins with http: or https:."""
+    scheme, colon, rest = url.partition(":")
+    if scheme not in ("http", "https"):
+        raise BadInput(f"The address of {name} begins with neither http: nor https:. {way_out}")
+    return place_of(f"{name}+{scheme}{colon}{rest}", way_out)
+
+
+def same_machine(host: str) -> bool:
+    """Whether what is sent there leaves this machine."""
     if host == "localhost":
         return True
     with contextlib.suppress(ValueError):
@@ -104,69 +95,81 @@ def _same_machine(host: str) -> bool:
     return False
 
 
-def _name(scheme: str, what: str) -> str:
-    return f"HOLDFAST_{scheme.upper()}_{what}"
+def _account(place: Place) -> dict[str, Any]:
+    """How requests say who asks, from the environment; BadInput if a secret would travel in the clear."""
+    room = f"HOLDFAST_{place.name.upper()}"
+    token, user, password = (os.environ.get(f"{room}_{one}", "") for one in ("TOKEN", "USER", "PASSWORD"))
+    if not (token or user or password):
+        return {}
+    if bool(user) != bool(password) or (token and user):
+        raise BadInput(f"Set {room}_TOKEN, or both of {room}_USER and {room}_PASSWORD.")
+    if not all(one.isascii() and one.isprintable() for one in (token, user, password)):
+        raise BadInput(f"{room}_TOKEN, _USER and _PASSWORD may only hold printable ASCII characters.")
+    parts = urlsplit(place.base)
+    if parts.scheme == "http" and not same_machine(parts.hostname or ""):
+        raise BadInput(f"The secret in {room}_* would travel to {parts.hostname} in the clear. Use {place.name}+https:")
+    return {"headers": {"Authorization": f"Bearer {token}"}} if token else {"auth": (user, password)}
 
 
-def account(scheme: str) -> tuple[str, str]:
-    """Who we are for all places of a scheme; BadInput if the environment does not say."""
-    user, password = (os.environ.get(_name(scheme, what), "") for what in ("USER", "PASSWORD"))
-    if not user or not password:
-        raise BadInput(f"Set {_name(scheme, 'USER')} and {_name(scheme, 'PASSWORD')} in the environment of the agents.")
-    return user, password
-
-
-def call(
-    where: Place,
+def exchange(
+    place: Place,
     method: str,
+    path: str = "",
+    *,
+    params: Mapping[str, Any] | None = None,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+    limit: int = LIMIT,
+    seconds: float | None = None,
+) -> Answer:
+    """One request and its answer, of which at most `limit` bytes are kept, and one more.
+
+    Raises NotSent while it is certain that no request left, and httpx.HTTPError where nobody can tell.
+    """
+    seconds = SECONDS if seconds is None else seconds
+    until = time.monotonic() + seconds
+    # What stays on this machine goes through no proxy.
+    outside = not same_machine(urlsplit(place.base).hostname or "")
+    how: dict[str, Any] = {"timeout": seconds, "follow_redirects": False, "trust_env": outside}
+    with httpx.Client(**how, **_account(place)) as client:
+        given: dict[str, Any] = {"params": params, "headers": headers} | ({} if body is None else {"json": body})
+        try:
+            with client.stream(method, place.base + path, **given) as response:
+                kept = bytearray()
+                for piece in response.iter_bytes(65_536):
+                    kept += piece
+                    if len(kept) > limit:
+                        break
+                    if time.monotonic() > until:
+                        raise httpx.ReadTimeout(f"{place.shown} was not done after {seconds:g} s")
+                return Answer(response.status_code, response.headers, bytes(kept[: limit + 1]))
+        except NEVER_LEFT as why:
+            raise NotSent(f"{place.shown} can not be reached: {why}. It is tried again; see that it runs.") from why
+        except httpx.InvalidURL as why:
+            raise BadInput(f"{place.shown} can not be asked: {why}.") from why
+
+
+def read_json(
+    place: Place,
     path: str,
     *,
-    params: Mapping[str, str] | None = None,
-    body: JsonValue = None,
-    etag: str = "",
-    login: tuple[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
     limit: int = LIMIT,
-) -> Answer:
-    """Ask one thing; never follows a redirect, so that what is said goes to the configured place and to no other.
-
-    Raises NotSent if nothing was asked for certain, and ConnectionError (TooLong for a long one) if the answer was lost
-    or is no JSON: then nobody can tell what was done.
-    """
-    # Servers that guard against forged forms take a password only from who names the place and is no plain form.
-    headers = {"Origin": where.root, "Referer": f"{where.root}{where.path}/", "X-Requested-With": "rest"}
-    headers |= {"Accept": "application/json", "Accept-Encoding": "identity"} | ({"If-Match": etag} if etag else {})
-    url, until = f"{where.root}{where.path}/{path}", time.monotonic() + WHOLE
-    sent = dict(params=params, headers=headers, auth=login) | ({} if body is None else {"json": body})
+    seconds: float | None = None,
+) -> Any:
+    """What a GET says as JSON. NotSent if the server can not be asked now, BadInput if what it says is of no use."""
     try:
-        # Without the environment's proxies and .netrc: neither is part of what the settings say.
-        with (
-            httpx.Client(timeout=SILENCE, trust_env=False, verify=_certificates()) as client,
-            client.stream(method, url, **sent) as answer,  # type: ignore[arg-type]
-        ):
-            raw = bytearray()
-            for part in answer.iter_bytes():
-                raw += part
-                if len(raw) > limit:
-                    raise TooLong(f"{where.root} answers with more than {limit} bytes")
-                if time.monotonic() > until:
-                    raise ConnectionError(f"{where.root} took more than {WHOLE:.0f} s for one answer")
-            return Answer(answer.status_code, answer.headers.get("ETag", ""), _read(bytes(raw), answer))
-    except (httpx.ConnectError, httpx.ConnectTimeout) as why:
-        raise NotSent(f"{where.root} can not be reached: {why}. It is tried again; see that it runs.") from why
-    except (httpx.HTTPError, httpx.InvalidURL) as why:
-        raise ConnectionError(f"{where.root} gave no answer ({type(why).__name__}: {why})") from why
-
-
-@lru_cache(maxsize=1)
-def _certificates() -> ssl.SSLContext:
-    return ssl.create_default_context()  # to read them takes longer than most questions
-
-
-def _read(raw: bytes, answer: httpx.Response) -> JsonValue:
+        answer = exchange(place, "GET", path, params=params, limit=limit, seconds=seconds)
+    except httpx.HTTPError as why:
+        said = str(why) or type(why).__name__
+        raise NotSent(f"{place.shown} gave no answer: {said}. It is tried again; see that it runs.") from why
+    if len(answer.body) > limit:
+        raise BadInput(f"{place.shown}{path} answers with more than {limit} bytes. Ask for less.")
+    if answer.status >= 500 or answer.status in LATER:
+        raise NotSent(f"{place.shown}{path} answers {answer}. It is tried again; see that it runs.")
+    if answer.status != 200:
+        raise BadInput(f"{place.shown}{path} answers {answer}. Look at the address, and at HOLDFAST_* secrets.")
     try:
-        found: JsonValue = json.loads(raw)
+        return json.loads(answer.body)
     except (ValueError, RecursionError) as why:
-        if answer.is_success:
-            raise ConnectionError(f"the answer of {answer.url.host} is not JSON, but {raw[:40]!r}") from why
-        return raw[:200].decode("utf-8", "replace")
-    return found
+        raise BadInput(f"{place.shown}{path} answers with something that is not JSON.") from why
