@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import httpx
 import pytest
 
 from tasks import channels, sources
@@ -200,8 +201,8 @@ def test_a_tracker_that_is_not_there_or_lets_nobody_in_says_what_to_do(
 @pytest.mark.parametrize(
     "url",
     "roundup:|roundup://|roundup://tracker.example.com/desk|roundup+http://127.0.0.1/desk|roundup://127.0.0.1:99999/x"
-    "|roundup://127.0.0.1/desk?color=red|roundup://127.0.0.1/a%20b|roundup://127.0.0.1/desk#x"
-    "|roundup://127.0.0.1/../x?status=".split("|"),
+    "|roundup://127.0.0.1/desk?color=red|roundup://127.0.0.1/desk#x"
+    "|roundup://127.0.0.1/a b".split("|"),
 )
 def test_a_url_that_names_no_tracker_is_known_before_any_work(url: str) -> None:
     for call in (sources.canonical, channels.check):
@@ -376,7 +377,7 @@ def test_a_tracker_that_dies_before_it_is_asked_to_link_has_sent_nothing_and_aft
         channels.send(passing.url, key, effect, DESK)
     passing.before = lambda method, path: None
     passing.after = lambda method, path: answers(desk, issue) != []
-    with pytest.raises(ConnectionError):
+    with pytest.raises(httpx.HTTPError):
         channels.send(passing.url, key, effect, DESK)
     passing.after = lambda method, path: None
     assert channels.find(passing.url, key) is not None and answers(desk, issue) == ["Sorry."]

@@ -22,6 +22,7 @@ from tests.between import Between, between
 from tests.conftest import wait_for
 from tests.tracker import AGENT, Tracker, tracker
 
+pytestmark = pytest.mark.timeout(600)
 ORDER = "Where is my order? No tracking yet."
 
 

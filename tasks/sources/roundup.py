@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Annotated, TypeVar
+from urllib.parse import urlencode
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError
+import httpx
+from pydantic import AfterValidator, AliasPath, BaseModel, Field, JsonValue, ValidationError
 
+from tasks import web
 from tasks.errors import BadInput, HoldfastError, NotSent
 from tasks.records import Arrival, Note, Unreadable
 from tasks.sources import Known
 from tasks.sources.mail import ADDRESS, ROBOTS, TEXT_LIMIT, clean
-from tasks.web import Answer, Place, TooLong, account, call, place
 
 PAGE = 100  # issues read at once
 WALK = 20  # messages of an issue that are looked at, from the newest back
+SECONDS = 30.0  # for each answer
 LIMIT = 4 * 1024 * 1024  # bytes of one answer: a longer message is a log somebody pasted
 TRIES = 5  # to mark an issue that others change at the same time
 WAITING = "unread,chatting"  # what the classic tracker calls an issue in which somebody may wait for an answer
 OPTIONS = ("status", "mark")
+WAY_OUT = "Write roundup+https://HOST/TRACKER as the tracker does; HOLDFAST_ROUNDUP_USER and _PASSWORD say who asks."
 SINCE = "since"
 OVERLAP = timedelta(minutes=10)  # a change is seen later than its own time says, by what its transaction takes
 DATE = "%Y-%m-%d.%H:%M:%S"
-NAMES = re.compile(r"[\w.-]+(?:,[\w.-]+)*")
 # What the channel calls its messages: the message answered, and the effect. Only our own user's are believed.
 OURS = re.compile(r"<msg([0-9]{1,18})\.[0-9a-f]{32}@holdfast\.invalid>")
 MARKER = re.compile(r"issue([0-9]{1,18})/msg([0-9]{1,18})")
@@ -59,12 +62,8 @@ class _Issue(BaseModel):
         return f"issue{self.id}/msg{self.newest_first[0]}"
 
 
-class _Author(BaseModel):
-    id: Number
-
-
 class _Message(BaseModel):
-    author: _Author
+    author: Number = Field(validation_alias=AliasPath("author", "id"))
     content: str | None = None
     messageid: str | None = None
     creation: Date
@@ -76,21 +75,20 @@ class _Person(BaseModel):
     address: str | None = None
 
 
-class _Odd(Exception):
-    """One thing in the tracker that can not be read; the others may be."""
+class _Odd(BadInput):
+    """Raised when one thing in the tracker can not be read; the others may be."""
 
 
-def _desk(url: str) -> Place:
-    desk = place(url, OPTIONS)
-    for name, value in desk.options.items():
-        if not NAMES.fullmatch(value):
-            raise BadInput(f"A roundup: URL names no {name} that a tracker could have: {value!r}. Write a,b,c.")
-    return desk
+def _desk(url: str) -> web.Place:
+    return web.place_of(url, WAY_OUT, options=OPTIONS)
 
 
 def canonical(url: str) -> str:
     """The URL with its parts in one order."""
-    return _desk(url).url
+    desk = _desk(url)
+    kind, _, where = desk.base.partition("://")
+    options = f"?{urlencode(sorted(desk.options.items()), safe=',')}" if desk.options else ""
+    return f"roundup{'+https' if kind == 'https' else ''}://{where}{options}"
 
 
 def poll(url: str, known: Known) -> Iterator[Arrival | Unreadable | Note]:
@@ -114,8 +112,7 @@ def poll(url: str, known: Known) -> Iterator[Arrival | Unreadable | Note]:
                 yield Unreadable(marker="an issue", why=_shape(why))
                 continue
             latest = max(latest, issue.activity)
-            if issue.messages:
-                fresh[issue.marker] = issue
+            fresh |= {issue.marker: issue} if issue.messages else {}
         recorded = known.seen(list(fresh)) if fresh else set()
         for marker, issue in fresh.items():
             try:
@@ -128,7 +125,7 @@ def poll(url: str, known: Known) -> Iterator[Arrival | Unreadable | Note]:
         yield Note(name=SINCE, value=latest)
 
 
-def _pages(desk: Place, since: str) -> Iterator[list[JsonValue]]:
+def _pages(desk: web.Place, since: str) -> Iterator[list[JsonValue]]:
     asked = {"@fields": "title,creator,activity,messages", "@verbose": "0", "@page_size": str(PAGE)}
     asked["status"] = desk.options.get("status", WAITING)
     if since:
@@ -138,7 +135,7 @@ def _pages(desk: Place, since: str) -> Iterator[list[JsonValue]]:
         said = _data(desk, _get(desk, "issue", asked | {"@page_index": str(number)}))
         page, links = said.get("collection"), said.get("@links")
         if not isinstance(page, list):
-            raise BadInput(f"The tracker {desk.url} lists no issues. See that the URL ends with the tracker's name.")
+            raise BadInput(f"The tracker {desk.base} lists no issues. See that the URL ends with the tracker's name.")
         yield page
         number, more = number + 1, bool(page) and isinstance(links, dict) and "next" in links
 
@@ -146,9 +143,9 @@ def _pages(desk: Place, since: str) -> Iterator[list[JsonValue]]:
 class _Reader:
     """What is read once in a poll, and the messages of issues."""
 
-    def __init__(self, desk: Place) -> None:
+    def __init__(self, desk: web.Place) -> None:
         self._desk, self._people = desk, dict[str, _Person]()
-        mine = _data(desk, _get(desk, f"user/{account(desk.scheme)[0]}", {"@fields": "username"}))
+        mine = _data(desk, _get(desk, f"user/{_user()}", {"@fields": "username"}))
         self._mine = str(mine.get("id"))
 
     def read(self, issue: _Issue) -> Arrival | None:
@@ -158,11 +155,11 @@ class _Reader:
             if int(number) <= answered:
                 break
             said = self._thing(f"msg/{number}", "author,content,creation,messageid", _Message)
-            if said.author.id == self._mine:
+            if said.author == self._mine:
                 if not (ours := OURS.fullmatch(said.messageid or "")):
                     break
                 answered = max(answered, int(ours[1]))
-            elif said.author.id == issue.creator:
+            elif said.author == issue.creator:
                 waiting[number] = said
             else:
                 break
@@ -200,19 +197,17 @@ class _Reader:
         person = self._thing(f"user/{number}", "username,realname,address", _Person)
         if "address" not in person.model_fields_set:
             raise BadInput(
-                f"The user of HOLDFAST_ROUNDUP_USER may not see addresses in {self._desk.url}, so nobody could be "
+                f"The user of HOLDFAST_ROUNDUP_USER may not see addresses in {self._desk.base}, so nobody could be "
                 "answered. Give it a role that may View user.address."
             )
         return person
 
     def _thing(self, path: str, fields: str, shape: type[Shape]) -> Shape:
+        answer = _get(self._desk, path, {"@fields": fields, "@verbose": "3"})
+        if answer.status != 200:
+            raise _Odd(f"{path} can not be read: {answer}")
         try:
-            answer = _get(self._desk, path, {"@fields": fields, "@verbose": "3"})
-            if answer.status != 200:
-                raise _Odd(f"{path} can not be read: {answer.words}")
             return shape.model_validate(_attributes(self._desk, answer))
-        except TooLong as why:
-            raise _Odd(f"{path} is too long: {why}") from why
         except ValidationError as why:
             raise _Odd(f"{path} is not what it should be: {_shape(why)}") from why
 
@@ -222,25 +217,38 @@ def _shape(why: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in why.errors()[:3])
 
 
-def _get(desk: Place, path: str, asked: dict[str, str]) -> Answer:
+def _user() -> str:
+    if not (user := os.environ.get("HOLDFAST_ROUNDUP_USER", "")):
+        raise BadInput(f"Nobody is named who could ask the tracker. {WAY_OUT}")
+    return user
+
+
+def _get(desk: web.Place, path: str, asked: dict[str, str]) -> web.Answer:
     try:
-        answer = call(desk, "GET", f"rest/data/{path}", params=asked, login=account(desk.scheme), limit=LIMIT)
-    except TooLong:
-        raise
-    except (NotSent, OSError) as why:
-        raise BadInput(f"The tracker {desk.url} can not be read now: {why}. The next tick asks again.") from why
+        answer = _exchange(desk, "GET", path, params=asked)
+    except (NotSent, httpx.HTTPError) as why:
+        said = str(why) or type(why).__name__
+        raise BadInput(f"The tracker {desk.base} can not be read now: {said}. The next tick asks again.") from why
+    if len(answer.body) > LIMIT:
+        raise _Odd(f"{path} is too long: more than {LIMIT} bytes")
     if answer.status in (401, 403) and not path.startswith("msg/"):
-        raise BadInput(f"The tracker {desk.url} says {answer.words}. See HOLDFAST_ROUNDUP_USER and its roles.")
+        raise BadInput(f"The tracker {desk.base} says {answer}. See HOLDFAST_ROUNDUP_USER and its roles.")
     if answer.status == 429 or answer.status >= 500:
-        raise BadInput(f"The tracker {desk.url} says {answer.words}. The next tick asks again.")
+        raise BadInput(f"The tracker {desk.base} says {answer}. The next tick asks again.")
     return answer
 
 
-def _data(desk: Place, answer: Answer) -> dict[str, JsonValue]:
+def _exchange(desk: web.Place, method: str, path: str, etag: str = "", **given: object) -> web.Answer:
+    headers = dict(desk.not_forged) | ({"If-Match": etag} if etag else {})
+    how = {"headers": headers, "limit": LIMIT, "seconds": SECONDS}
+    return web.exchange(desk, method, f"/rest/data/{path}", **how, **given)  # type: ignore[arg-type]
+
+
+def _data(desk: web.Place, answer: web.Answer) -> dict[str, JsonValue]:
     found = answer.said.get("data") if isinstance(answer.said, dict) else None
     if answer.status != 200 or not isinstance(found, dict):
         raise BadInput(
-            f"The tracker {desk.url} says {answer.words}. The URL must be written as the tracker's own `web` setting "
+            f"The tracker {desk.base} says {answer}. The URL must be written as the tracker's own `web` setting "
             "has it, with options that the tracker knows."
         )
     return found
@@ -254,13 +262,13 @@ def finish(url: str, markers: Sequence[str]) -> None:
     found = _data(desk, _get(desk, "keyword", {"name:": mark})).get("collection")
     ids = [str(one["id"]) for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     if not ids:
-        raise BadInput(f"The tracker {desk.url} has no keyword {mark!r}. Make it, or leave mark= out of the URL.")
+        raise BadInput(f"The tracker {desk.base} has no keyword {mark!r}. Make it, or leave mark= out of the URL.")
     for marker in markers:
         if named := MARKER.fullmatch(marker):
             _mark(desk, named[1], named[2], ids[0])
 
 
-def _mark(desk: Place, issue: str, message: str, keyword: str) -> None:
+def _mark(desk: web.Place, issue: str, message: str, keyword: str) -> None:
     for _ in range(TRIES):
         answer = _get(desk, f"issue/{issue}", {"@fields": "creator,activity,messages,keyword", "@verbose": "0"})
         if answer.status != 200:
@@ -270,20 +278,22 @@ def _mark(desk: Place, issue: str, message: str, keyword: str) -> None:
         if keyword in (now.keyword or ()) or any(_author(desk, one) == now.creator for one in later):
             return
         change: JsonValue = {"keyword": [*(now.keyword or ()), keyword]}
-        patch = partial(call, desk, "PATCH", f"rest/data/issue/{issue}", login=account(desk.scheme))
-        changed = patch(body=change, etag=answer.etag)
+        try:
+            changed = _exchange(desk, "PATCH", f"issue/{issue}", answer.headers.get("ETag", ""), body=change)
+        except httpx.HTTPError as why:
+            raise HoldfastError(f"The tracker {desk.base} does not say whether it marked issue{issue}.") from why
         if changed.status in (200, 404):
             return
         if changed.status != 412:
-            raise HoldfastError(f"The tracker {desk.url} does not mark issue{issue}: {changed.words}.")
-    raise HoldfastError(f"issue{issue} of {desk.url} is changed by others all the time; it is marked later.")
+            raise HoldfastError(f"The tracker {desk.base} does not mark issue{issue}: {changed}.")
+    raise HoldfastError(f"issue{issue} of {desk.base} is changed by others all the time; it is marked later.")
 
 
-def _author(desk: Place, message: str) -> str:
+def _author(desk: web.Place, message: str) -> str:
     answer = _get(desk, f"msg/{message}", {"@fields": "author", "@verbose": "0"})
     return str(_attributes(desk, answer).get("author")) if answer.status == 200 else ""
 
 
-def _attributes(desk: Place, answer: Answer) -> dict[str, JsonValue]:
+def _attributes(desk: web.Place, answer: web.Answer) -> dict[str, JsonValue]:
     found = _data(desk, answer).get("attributes")
     return found if isinstance(found, dict) else {}
