@@ -1,4 +1,4 @@
-"""A Prometheus, an Alertmanager and a pushgateway of one's own, on free ports of loopback, with all state in a folder."""
+"""A Prometheus, an Alertmanager and a pushgateway of our own, on free ports of loopback, with all state in a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,9 @@ class Alerting:
         self._http = httpx.Client(timeout=10)
 
     def _configurations(self, rules: Sequence[dict[str, Any]], ring: str) -> dict[str, Any]:
-        static: Callable[[str], dict[str, Any]] = lambda url: {"static_configs": [{"targets": [url.split("//")[1]]}]}
+        def static(url: str) -> dict[str, Any]:
+            return {"static_configs": [{"targets": [url.removeprefix("http://")]}]}
+
         receiver: dict[str, Any] = {"name": "agent"}
         if ring:
             token = os.environ.get("HOLDFAST_DOORBELL", "")

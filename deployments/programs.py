@@ -59,4 +59,6 @@ def _run(command: list[str], folder: Path) -> str:
 
 def _by_hand(packages: list[str]) -> str:
     install = f"apt-get install --no-install-recommends {' '.join(packages)}"
-    return f"Install by hand and try again: `sudo apt-get update && sudo {install}` (Debian, Ubuntu), or put them on PATH."
+    return (
+        f"Install by hand and try again: `sudo apt-get update && sudo {install}` (Debian, Ubuntu), or put them on PATH."
+    )
