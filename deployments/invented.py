@@ -86,8 +86,8 @@ def _episode(
     dice: random.Random, alert: str, shape: str, truth: str, needed: bool, service: str, begins: float
 ) -> Episode:
     kind, phase = KINDS[alert], dice.uniform(0, 6)
-    level, peak, rise = kind.usual * kind.threshold, dice.uniform(1.25, 2.2), dice.uniform(4, 8)
-    long = dice.uniform(9, 14)
+    level, peak, rise = kind.usual * kind.threshold, dice.uniform(1.4, 2.4), dice.uniform(4, 8)
+    long = dice.uniform(10, 15)
 
     def bounded(value: float) -> float:
         return max(0.0, min(value, kind.most))
