@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from prefect import flow, get_run_logger
@@ -18,25 +18,37 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.runtime import deployment
 from prefect.states import Completed
+from sqlalchemy import Connection
 
 from skills import catalogue, describe, skill_flow
 from tasks import channels, sources
-from tasks.batches import collect, submit
+from tasks.batches import Log, collect, submit
 from tasks.budgets import limits
 from tasks.errors import BadInput, FenceLost, HoldfastError, LedgerLost
 from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
-from tasks.ledger.agents import release_agent, take_agent
+from tasks.ledger.agents import has_agent, release_agent, take_agent
+from tasks.ledger.arrivals import concluded, finished, hear, recall, record, seen, to_finish, to_hear
 from tasks.ledger.calls import reopen, short_of_money
-from tasks.ledger.cases import counts, record, seen
+from tasks.ledger.cases import counts
 from tasks.ledger.releases import has_shadows, show_to_shadows, to_begin
 from tasks.ledger.routing import decide, undecided
 from tasks.model import has_key
-from tasks.records import Agent, Arrival, CaseId, Unreadable
+from tasks.records import Agent, Arrival, CaseId, Note, Signal, Unreadable
 from tasks.report import show_tick, worked_since
+from tasks.sources import Found, Known
 
 DECIDE = "decide"
 CHUNK = 100  # mails read and recorded at once
+
+
+class Polled(NamedTuple):
+    """What a poll brought."""
+
+    new: int
+    unreadable: list[str]
+    trouble: HoldfastError | None
+    """Why the source could not be read, or not to its end."""
 
 
 def _run_name() -> str:
@@ -117,10 +129,23 @@ def _check(agent: Agent) -> None:
 
 
 async def _tick(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease) -> State[Any]:
-    log, began, started = get_run_logger(), time.time(), time.monotonic()
-    new, unreadable = await _poll(ledger, agent)
-    for why in unreadable:
+    """Works what was recorded also while its source can not be read, and fails then: people shall see that."""
+    log = get_run_logger()
+    if not dry_run:
+        await _finish(ledger, agent, log)  # what a killed tick left
+    polled = await _poll(ledger, agent, lease)
+    if polled.trouble:
+        log.warning("The source can not be read now; what was recorded is worked: %s", polled.trouble)
+    for why in polled.unreadable:
         log.warning("Not readable, left where it is: %s", why)
+    state = await _work(ledger, agent, dry_run, lease, polled)
+    if polled.trouble:
+        raise polled.trouble
+    return state
+
+
+async def _work(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease, polled: Polled) -> State[Any]:
+    log, began, started = get_run_logger(), time.time(), time.monotonic()
     await collect(ledger, agent.name, log)  # first: what has ended leaves room to those who wait for money
     if await ledger.read("see who waits for money", lambda c: short_of_money(c, agent.name)):
         back = partial(reopen, agent=agent.name, limits_of=lambda case: limits(agent, case))
@@ -152,8 +177,12 @@ async def _tick(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease) -> St
                 await works.with_options(flow_run_name=named)(cases=ids)
     worked = len({case for case, _ in tried})
     await submit(ledger, agent.name, lease, log)
+    if await ledger.read("see what signals wait", lambda c: to_hear(c, agent.source)):
+        await ledger.write("hear signals", lambda c: hear(c, agent.source))
+    if not dry_run:
+        await _finish(ledger, agent, log)
     left = await ledger.read("count what is left", lambda c: counts(c, agent.name))
-    summary = _summary(new, worked, left, dry_run)
+    summary = _summary(polled.new, worked, left, dry_run)
     if not worked:
         return Completed(name="Idle", message=summary)
     began = min(began, time.time() - (time.monotonic() - started))  # the clock may have been set back meanwhile
@@ -161,7 +190,7 @@ async def _tick(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease) -> St
     results = Counter(row["result"] for row in rows)
     summary += " " + ", ".join(f"{count} {result}" for result, count in results.most_common(6)) + "."
     with _server_answers():
-        await show_tick(agent.name, rows, summary, unreadable)
+        await show_tick(agent.name, rows, summary, polled.unreadable)
     return Completed(message=summary)
 
 
@@ -190,14 +219,50 @@ def _summary(new: int, worked: int, left: dict[str, int], dry_run: bool) -> str:
     return f"{rehearsal}{new} new, {worked} worked; unsettled: {rest}."
 
 
-async def _poll(ledger: Ledger, agent: Agent) -> tuple[int, list[str]]:
+async def _poll(ledger: Ledger, agent: Agent, lease: Lease) -> Polled:
     """Record what is new, a few at a time, so that a thousand mails are never in memory together."""
-    found = sources.poll(
-        agent.source, lambda names: ledger.read_now("see what is new", lambda c: seen(c, agent.source, names))
+    source = agent.source
+
+    def entered(c: Connection, found: Sequence[Arrival | Note | Signal]) -> int:
+        if not has_agent(c, agent.name, lease.holder):  # what it read before it froze is older than what stands there
+            raise HoldfastError(f"Another tick of {agent.name} took over while this one was frozen; it goes on.")
+        return record(c, agent.name, source, found)
+
+    known = Known(
+        lambda names: ledger.read_now("see what is new", lambda c: seen(c, source, names)),
+        lambda prefix: ledger.read_now("see what it noted", lambda c: recall(c, source, prefix)),
+        lambda keys: ledger.read_now("see what came of its cases", lambda c: concluded(c, source, keys)),
     )
-    new, unreadable = 0, []
-    while chunk := await asyncio.to_thread(lambda: list(islice(found, CHUNK))):
+    found = sources.poll(source, known)
+    new, unreadable, chunk = 0, list[str](), list[Found]()
+
+    def read() -> HoldfastError | None:
+        chunk.clear()
+        try:
+            for one in islice(found, CHUNK):
+                chunk.append(one)
+        except HoldfastError as why:
+            return why
+        return None
+
+    while True:
+        trouble = await asyncio.to_thread(read)
         unreadable += [f"{one.marker}: {one.why}" for one in chunk if isinstance(one, Unreadable)]
-        arrivals = [one for one in chunk if isinstance(one, Arrival)]
-        new += await ledger.write("record", partial(record, agent=agent.name, source=agent.source, arrivals=arrivals))
-    return new, unreadable
+        if got := [one for one in chunk if not isinstance(one, Unreadable)]:
+            new += await ledger.write("record", partial(entered, found=got))
+        if trouble or not chunk:
+            return Polled(new, unreadable, trouble)
+
+
+async def _finish(ledger: Ledger, agent: Agent, log: Log) -> None:
+    """Tell the source which of its cases are settled; what fails is tried by the next tick."""
+    if not sources.can_finish(agent.source):
+        return
+    waiting = partial(to_finish, source=agent.source, most=CHUNK)
+    while markers := await ledger.read("see what is settled", waiting):
+        try:
+            await asyncio.to_thread(sources.finish, agent.source, markers)
+        except Exception as why:
+            log.warning("The source was not told what is settled, the next tick does it: %s", why)
+            return
+        await ledger.write("remember what is finished", partial(finished, source=agent.source, names=markers))

@@ -15,6 +15,7 @@ from tasks.ledger import Ledger
 from tasks.ledger.agents import all_agents
 from tasks.ledger.releases import releases_of
 from tasks.ledger.reviewed import (
+    TOLD,
     WEEK,
     Audited,
     Open,
@@ -26,6 +27,7 @@ from tasks.ledger.reviewed import (
     name_of,
     one_by_one,
     open_audits,
+    settled_by_people,
     spent,
     was_drawn,
     week_of,
@@ -87,10 +89,20 @@ def _drawn(c: Connection, week: Window, period: str, agent: Agent, budget: int) 
             limits[skill] = agent.threshold if found is None else found
         return stratum(kind, skill, version, confidence, limits[skill])
 
-    tried = _tried(c, week)
+    tried, known = _tried(c, week), settled_by_people(c, week)
     counted: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
-    for _, kind, skill, version, sure in one_by_one(c, week):
-        counted[(skill, version) in tried][cell(kind, skill, version, sure)] += 1
+    told: Counter[str] = Counter()
+    for number, kind, skill, version, sure in one_by_one(c, week):
+        counted[(skill, version) in tried][name := cell(kind, skill, version, sure)] += 1
+        told[name] += number in known
+    # Known whole they are certain, and cost no audit. Known in part they are drawn from like any other: people may
+    # have looked where something was wrong.
+    whole = {name for cells in counted.values() for name, n in cells.items() if told[name] == n}
+    counted = {
+        tries: Counter({name: n for name, n in cells.items() if name not in whole}) for tries, cells in counted.items()
+    }
+    named = ((row[0], cell(*row[1:])) for row in one_by_one(c, week))
+    found = {number: (f"{TOLD}{name}", 1.0) for number, name in named if name in whole}
     if not counted[True] or not counted[False] or budget < 2 * FEW:
         parts = {"": (counted[True] + counted[False], budget)}
     else:
@@ -100,7 +112,6 @@ def _drawn(c: Connection, week: Window, period: str, agent: Agent, budget: int) 
     for one in audited(c, Window(week.agent, week.since - 8 * WEEK, week.since, week.as_of)):
         if one.right is not None:
             before[one.stratum].append(one.right)
-    found: dict[int, tuple[str, float]] = {}
     for mark, (cells, share) in parts.items():
         if not cells:
             continue

@@ -97,6 +97,8 @@ def _allowed(hand: Hand, effect: Effect) -> str:
 async def _look(hand: Hand, intent: Intent, doing: str) -> Receipt | None:
     """Ask the outside for an effect that was on its way; Parked if it can not be asked."""
     if not channels.can_find(intent.channel):
+        if channels.dedupes(intent.channel):
+            return None  # it may be out already: then the outside takes it for the same one
         why = f"{intent.channel.partition(':')[0]} can not look for it"
         await hand.ledger.write(f"mark {doing}", lambda c: unknown(c, intent.key, why))
         raise InDoubt(intent.key, doing, why)
@@ -128,6 +130,9 @@ async def _dispatch(hand: Hand, intent: Intent, doing: str) -> Receipt:
         reason = f"{type(why).__name__}: {why}"
         if channels.can_find(intent.channel) and (found := await _look(hand, intent, doing)):
             return found
+        if channels.dedupes(intent.channel):
+            await hand.ledger.write(f"take back {doing}", lambda c: not_sent(c, work, key, hand.lease.holder, reason))
+            raise NotSent(f"Nobody can tell whether {doing} is out ({reason}): it is sent again.") from why
         await hand.ledger.write(f"mark {doing}", lambda c: unknown(c, key, reason))
         raise InDoubt(key, doing, reason) from why
     await hand.ledger.write(f"confirm {doing}", lambda c: confirm(c, key, hand.lease.holder, receipt))

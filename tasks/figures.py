@@ -44,7 +44,7 @@ class Line(NamedTuple):
     handed_over: int
     abstained: int
     asked: int
-    """Outcomes that somebody was asked about."""
+    """Outcomes that somebody was asked about, or that belong to a stratum of which people told all unasked."""
     answered: int
     """Of those: which people have a joint word on."""
     coverage: Share

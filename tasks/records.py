@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 CaseId = int
 
@@ -44,6 +44,23 @@ class Unreadable(Record):
 
     marker: str
     why: str
+
+
+class Note(Record):
+    """What a source wants to find again at its next poll."""
+
+    name: str
+    value: JsonValue = Field(description="None forgets it.")
+
+
+class Signal(Record):
+    """What a source heard later about a case that it brought."""
+
+    key: str = Field(description="The case's key in this source.")
+    what: str = Field(max_length=80, description="In a word or two: `resolved`, `came back` ...")
+    right: bool | None = Field(description="Whether acting on the case's answer was right, if this says so.")
+    at: AwareDatetime
+    why: str = ""
 
 
 class Case(Record):
@@ -83,6 +100,9 @@ class Effect(Record):
     body: str
     in_reply_to: str = Field(default="", description="Message-ID of the mail that this answers.")
     references: tuple[str, ...] = Field(default=(), description="Message-IDs of the thread so far, oldest first.")
+    data: Mapping[str, JsonValue] = Field(
+        default_factory=dict, description="What only its channel understands, such as the matchers of a silence."
+    )
 
 
 class Receipt(Record):

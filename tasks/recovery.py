@@ -190,6 +190,11 @@ async def reconcile(ledger: Ledger) -> list[str]:
     said = []
     for row in await ledger.read("look for effects on their way", on_its_own):
         what = f"{row.kind} of case {row.case}"
+        back = partial(take_back, key=row.key, dispatcher=row.dispatcher)
+        if not channels.can_find(row.channel) and channels.dedupes(row.channel):
+            await ledger.write(f"take back {what}", partial(back, why="its process died; it counts once outside"))
+            said.append(f"{what} may be out: it is sent again when the case is worked, and counts once outside")
+            continue
         if not channels.can_find(row.channel):
             why = f"its process died, and {row.channel.partition(':')[0]} can not look for it"
             await ledger.write(f"mark {what}", partial(unknown, key=row.key, why=why))
@@ -201,7 +206,7 @@ async def reconcile(ledger: Ledger) -> list[str]:
             said.append(f"{what} can not be looked for now: {why}")
             continue
         if found is None:
-            await ledger.write(f"take back {what}", partial(take_back, key=row.key, dispatcher=row.dispatcher))
+            await ledger.write(f"take back {what}", partial(back, why="it was not out"))
             said.append(f"{what} is not out: it is sent when the case is worked")
         else:
             receipt = found.model_copy(update={"found": True})

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection
 
 from tasks.ledger.agents import release_agent, take_agent
-from tasks.ledger.cases import record
+from tasks.ledger.arrivals import record
 from tasks.ledger.database import Ledger, migrate
 from tasks.ledger.holders import leave, register
 from tasks.ledger.routing import decide

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import event, insert
 
 from tasks.ledger.agents import at_work, release_agent, take_agent
-from tasks.ledger.cases import begin, counts, lanes, ready, record, seen, settle
+from tasks.ledger.arrivals import record, seen, to_finish, to_hear
+from tasks.ledger.cases import begin, counts, lanes, ready, settle
 from tasks.ledger.database import Ledger
 from tasks.ledger.effects import confirm, dispatching, in_doubt, intend
 from tasks.ledger.holders import Observer, alive, beat, leave, register
@@ -81,6 +82,8 @@ def test_no_query_of_a_tick_reads_what_is_settled(ledger: Ledger, tmp_path: Path
     receipt = Receipt(channel="maildir:sent", reference="<1@x>", at=new.arrived)
     write("confirm", lambda c: confirm(c, "reply/1", holder, receipt))
     write("settle", lambda c: settle(c, work, Outcome(kind="acted"), "practice", "1", ""))
+    look("signals", lambda c: to_hear(c, agent.source))
+    look("finish", lambda c: to_finish(c, agent.source, 100))
     look("count", lambda c: counts(c, "desk"))
     look("table", lambda c: worked_since(c, "desk", 0.0))
     look("alive", alive)

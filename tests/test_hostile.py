@@ -23,7 +23,7 @@ from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases, effects
 from tasks.model import RULES
 from tasks.records import Arrival
-from tasks.sources import poll
+from tasks.sources import Known, poll
 from tests import clerk
 from tests.claude.running import Claude, claude_server_in
 from tests.conftest import fill
@@ -97,7 +97,7 @@ def work(ledger: Ledger, box: Path, flow: Any, numbers: Any, **settings: object)
         (box / "inbox/new" / f"h{one}").write_bytes(honest(one))
     for number in numbers:
         (box / "inbox/new" / f"m{number}").write_bytes(mail(number))
-    arrivals = list(poll(f"maildir:{box / 'inbox'}", lambda _: set()))
+    arrivals = list(poll(f"maildir:{box / 'inbox'}", Known(lambda _: set())))
     assert len(arrivals) == len(numbers) + len(HONEST)
     folders = {"reply": f"maildir:{box / 'sent'}", "hand_over": f"maildir:{box / 'handover'}"}
     given = {"effects": folders, "address": SHOP, "concurrency": 24} | settings

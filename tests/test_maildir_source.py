@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 from deployments.tickets import deliver, tickets
 from tasks.errors import BadInput
 from tasks.records import Arrival, Unreadable
-from tasks.sources import canonical, poll
+from tasks.sources import Known, canonical, poll
 from tasks.sources.mail import parse
 from tasks.sources.maildir import LIMIT
 
-
-def nothing(_: object) -> set[str]:
-    return set()
+NOTHING = Known(lambda names: set())
 
 
 def box(folder: Path, **mails: bytes) -> str:
@@ -98,9 +96,9 @@ def test_an_answer_can_not_be_steered_to_somebody_else(header: str, sender: str)
 
 def test_a_mail_moved_by_a_mail_program_keeps_its_key_and_marker(tmp_path: Path) -> None:
     url = box(tmp_path, one=b"From: a@example.com\n\nhello")
-    first = next(iter(poll(url, nothing)))
+    first = next(iter(poll(url, NOTHING)))
     (tmp_path / "new" / "one").rename(tmp_path / "cur" / "one:2,S")
-    second = next(iter(poll(url, nothing)))
+    second = next(iter(poll(url, NOTHING)))
     assert isinstance(first, Arrival) and isinstance(second, Arrival)
     assert (first.key, first.marker) == (second.key, second.marker)
 
@@ -108,7 +106,7 @@ def test_a_mail_moved_by_a_mail_program_keeps_its_key_and_marker(tmp_path: Path)
 def test_a_recorded_mail_is_not_read_again_and_the_inbox_stays_as_it_was(tmp_path: Path) -> None:
     url = box(tmp_path, one=b"\n\nhello", two=b"\n\nworld")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert [one.marker for one in poll(url, lambda names: set(names) & {"one"})] == ["two"]
+    assert [one.marker for one in poll(url, Known(lambda names: set(names) & {"one"}))] == ["two"]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -120,9 +118,9 @@ def test_a_second_mail_of_a_conversation_is_a_new_case_in_the_same_thread() -> N
 
 def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="mkdir -p"):
-        list(poll(f"maildir:{tmp_path}/none", nothing))
+        list(poll(f"maildir:{tmp_path}/none", NOTHING))
     with pytest.raises(BadInput, match="Use one of: maildir"):
-        list(poll("pigeon:///loft", nothing))
+        list(poll("pigeon:///loft", NOTHING))
 
 
 def test_one_inbox_has_one_name(tmp_path: Path) -> None:
@@ -141,7 +139,7 @@ def test_one_inbox_has_one_name(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
     url = box(tmp_path, good=b"\n\nhello")
     (tmp_path / "new" / "folder").mkdir()
-    kinds = {type(one) for one in poll(url, nothing)}
+    kinds = {type(one) for one in poll(url, NOTHING)}
     assert kinds == {Arrival, Unreadable}
 
 
@@ -158,7 +156,7 @@ def test_attachments_are_named_and_never_opened() -> None:
 def test_a_megabyte_mail_and_a_thousand_mails_are_fine(tmp_path: Path) -> None:
     mails = {f"m{number:04}": f"Message-ID: <{number}@x.example>\n\nhello".encode() for number in range(1000)}
     url = box(tmp_path, big=b"From: a@example.com\n\n" + b"log line\n" * 120_000, **mails)
-    found = list(poll(url, nothing))
+    found = list(poll(url, NOTHING))
     assert len(found) == 1001
     assert [one.attributes["truncated"] for one in found if isinstance(one, Arrival) and one.marker == "big"] == [True]
 
@@ -179,7 +177,7 @@ def test_a_file_name_that_no_database_takes_does_not_stop_the_inbox(tmp_path: Pa
         assert "".join(names).encode()
         return set()
 
-    assert sorted(one.marker for one in poll(url, recorded)) == ["bad\\xff", "good"]
+    assert sorted(one.marker for one in poll(url, Known(recorded))) == ["bad\\xff", "good"]
 
 
 def test_a_pipe_or_a_huge_file_among_the_mails_does_not_hold_the_inbox(tmp_path: Path) -> None:
@@ -187,7 +185,7 @@ def test_a_pipe_or_a_huge_file_among_the_mails_does_not_hold_the_inbox(tmp_path:
     os.mkfifo(tmp_path / "new" / "pipe")
     with (tmp_path / "new" / "huge").open("wb") as handle:
         handle.truncate(LIMIT + 1)
-    found = {one.marker: one for one in poll(url, nothing)}
+    found = {one.marker: one for one in poll(url, NOTHING)}
     assert isinstance(found["good"], Arrival)
     assert "is not a file" in str(found["pipe"]) and "larger than" in str(found["huge"])
 
@@ -196,7 +194,7 @@ def test_a_file_that_vanishes_meanwhile_is_skipped_and_a_hidden_one_is_no_mail(t
     url = box(tmp_path, **{"1": b"\n\nhello", "2": b"\n\nworld", ".3": b"\n\nhidden"})
     for number in (1, 2):
         os.utime(tmp_path / "new" / str(number), (number, number))
-    mails = poll(url, nothing)
+    mails = poll(url, NOTHING)
     assert next(mails).marker == "1"
     (tmp_path / "new" / "2").unlink()
     assert list(mails) == []
@@ -212,14 +210,14 @@ def test_mails_come_in_the_order_in_which_they_arrived_and_are_asked_for_in_port
         portions.append(len(names))
         return set()
 
-    assert [one.marker for one in poll(url, recorded)] == [f"{number:04}" for number in reversed(range(1100))]
+    assert [one.marker for one in poll(url, Known(recorded))] == [f"{number:04}" for number in reversed(range(1100))]
     assert portions == [500, 500, 100]
 
 
 def test_the_demo_inbox_holds_47_mails_each_a_case_of_its_own(tmp_path: Path) -> None:
     assert tickets(3) == tickets(3) != tickets(4)
     deliver(tickets(3), tmp_path)
-    found = [one for one in poll(f"maildir:{tmp_path}", nothing) if isinstance(one, Arrival)]
+    found = [one for one in poll(f"maildir:{tmp_path}", NOTHING) if isinstance(one, Arrival)]
     assert len({one.key for one in found}) == len(found) == 47
     assert len({one.thread for one in found}) == len({one.sender for one in found}) == 45
     assert not any("�" in one.subject + one.text + str(one.attributes["from_name"]) for one in found)

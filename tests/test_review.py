@@ -171,6 +171,26 @@ def test_the_rate_of_a_review_holds_the_truth_and_says_of_how_many_it_speaks(des
     assert total["coverage"]["value"] == len(acted) / 2000 == total["coverage"]["high"]
 
 
+def test_what_people_took_over_and_told_costs_no_audit_and_what_they_told_in_part_is_drawn(desk: Ledger) -> None:
+    truth = history(desk, 2, 400, versions=1)
+    rows = desk.read_now("look", lambda c: c.execute(select(outcomes).order_by(outcomes.c.id)).all())
+    taken, acted = [one for one in rows if one.kind == "handed_over"], [one for one in rows if one.kind == "acted"]
+    complaints = [one for one in acted if not truth[one.case]][:20]
+    desk.write_now("tell", lambda c: [say(c, one.case, truth[one.case], "desk") for one in (*taken, *complaints)])
+    reviewed(desk, audits=60)
+    found = {outcome: (stratum, chance) for outcome, stratum, chance in drawn(desk)}
+    assert all(found[one.id] == (f"told/{found[one.id][0][5:]}", 1.0) for one in taken), "known ones are asked about"
+    asked = [one for one in acted if one.id in found]
+    assert 2 * 50 <= len(asked) <= 2 * 60, "the budget did not go where something is to be learnt"
+    assert len(asked) == len(found) - len(taken) and all(found[one.id][1] < 1 for one in asked)
+    assert len([one for one in complaints if one.id in found]) < len(complaints), "complaints entered a rate"
+    people_say(desk, truth)
+    total = reviewed(desk)["total"]
+    missed = sum(truth[one.case] for one in taken)
+    kept = sum(truth[one.case] for one in acted)
+    assert total["recall"]["low"] <= kept / (kept + missed) <= total["recall"]["high"]
+
+
 def test_a_threshold_moves_only_where_that_was_allowed_and_then_to_where_the_target_is_kept(desk: Ledger) -> None:
     truth = history(desk, 6, 500, versions=1)
     reviewed(desk, audits=200)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import insert, select
 
-from tasks.ledger.cases import record
+from tasks.ledger.arrivals import record
 from tasks.ledger.database import Ledger
 from tasks.ledger.signals import UNKNOWN, WITHIN_SECONDS, collect_signals, keep, signals
 from tasks.ledger.standing import standing

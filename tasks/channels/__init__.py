@@ -13,7 +13,7 @@ _SHARED = {"__init__", "message"}
 
 
 def _channel(url: str) -> ModuleType:
-    scheme = url.partition(":")[0]
+    scheme = url.partition(":")[0].partition("+")[0]
     known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHARED)
     if scheme not in known:
         raise BadInput(f"No channel is called {scheme!r}. Use one of: {', '.join(known)}.")
@@ -29,6 +29,11 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
 def can_find(url: str) -> bool:
     """Whether the channel can tell if something went out before."""
     return bool(_channel(url).CAN_FIND)
+
+
+def dedupes(url: str) -> bool:
+    """Whether the outside itself refuses the same key twice, so that sending again makes no second one."""
+    return bool(getattr(_channel(url), "DEDUPES", False))
 
 
 def find(url: str, key: str) -> Receipt | None:

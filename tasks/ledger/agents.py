@@ -27,6 +27,11 @@ def take_agent(c: Connection, agent: Agent, dry_run: bool, holder: str) -> str:
     return ""
 
 
+def has_agent(c: Connection, name: str, holder: str) -> bool:
+    """Whether the agent's lease is still this holder's; nobody takes it before the end of the transaction."""
+    return c.execute(select(agents.c.holder).where(agents.c.name == name).with_for_update()).scalar() == holder
+
+
 def release_agent(c: Connection, name: str, holder: str) -> None:
     """Give the agent's lease back at the end of a tick that was not killed."""
     c.execute(update(agents).where(agents.c.name == name, agents.c.holder == holder).values(holder=None, fruitless=0))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, or_, select, update
 
 from tasks.errors import FenceLost
-from tasks.ledger.inserts import insert_or_nothing
 from tasks.ledger.lessons import newest as newest_lesson
 from tasks.ledger.tables import (
     SHADOW,
@@ -20,13 +19,12 @@ from tasks.ledger.tables import (
     attempts,
     cases,
     holders,
-    markers,
     outcomes,
     steps,
     unsettled,
 )
 from tasks.ledger.thresholds import threshold_of
-from tasks.records import Agent, Arrival, Case, CaseId, Outcome, Policy
+from tasks.records import Agent, Case, CaseId, Outcome, Policy
 
 ERRORS = 3  # attempts in a row that end in an error, before the case is quarantined
 BACKOFF_SECONDS = (20.0, 120.0)
@@ -54,25 +52,6 @@ class NotBegun(NamedTuple):
 
     case: CaseId
     why: str
-
-
-def seen(c: Connection, source: str, names: Sequence[str]) -> set[str]:
-    """Those of a source's markers that were recorded before."""
-    found = select(markers.c.marker).where(markers.c.source == source, markers.c.marker.in_(names))
-    return set(c.execute(found).scalars())
-
-
-def record(c: Connection, agent: str, source: str, arrivals: Iterable[Arrival]) -> int:
-    """Enter what a source brought; whatever it brought before stays as it is. Returns how many cases are new."""
-    new = 0
-    for one in arrivals:
-        body = one.model_dump(mode="json", exclude={"marker"})
-        row: dict[str, object] = dict(agent=agent, source=source, key=one.key, thread=one.thread)
-        row |= dict(body=json.dumps(body), recorded=time.time(), sender=one.sender)
-        new += c.execute(insert_or_nothing(c, cases).values(row)).rowcount
-        case = c.execute(select(cases.c.id).where(cases.c.source == source, cases.c.key == one.key)).scalar_one()
-        c.execute(insert_or_nothing(c, markers).values(source=source, marker=one.marker, case=case))
-    return new
 
 
 def load(row: Row[tuple[object, ...]]) -> Case:

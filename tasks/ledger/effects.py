@@ -135,10 +135,10 @@ def on_its_own(c: Connection) -> list[Row[tuple[object, ...]]]:
     return [row for row in c.execute(found).all() if proved_dead(c, row.dispatcher, is_gone)]
 
 
-def take_back(c: Connection, key: str, dispatcher: str) -> None:
-    """The outside says that it is not out and its process is dead: the effect is intended again."""
+def take_back(c: Connection, key: str, dispatcher: str, why: str) -> None:
+    """Its process is dead, and it is not out or would count once outside: the effect is intended again."""
     lost = (effects.c.key == key, effects.c.state == "dispatching", effects.c.dispatcher == dispatcher)
-    c.execute(update(effects).where(*lost).values(state="intended", dispatcher=None, why="it was not out"))
+    c.execute(update(effects).where(*lost).values(state="intended", dispatcher=None, why=why))
 
 
 def in_doubt(c: Connection) -> list[Row[tuple[object, ...]]]:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Integer, cast, select
 
 from tasks.ledger.releases import copy_case
-from tasks.ledger.reviewed import Window, concluded
+from tasks.ledger.reviewed import TOLD, Window, concluded
 from tasks.ledger.tables import SHADOW, audits, cases, effects, model_calls, outcomes
 from tasks.ledger.verdicts import say
 from tasks.records import Effect, Record
@@ -38,7 +38,7 @@ def ask_the_judge(c: Connection, window: Window) -> int:
     drawn = (
         select(outcomes)
         .join(audits, audits.c.outcome == outcomes.c.id)
-        .where(*concluded(window), outcomes.c.id.not_in(asked))
+        .where(*concluded(window), outcomes.c.id.not_in(asked), ~audits.c.stratum.startswith(TOLD))
         .order_by(outcomes.c.id)
     )
     rows = c.execute(drawn).all()

@@ -17,6 +17,8 @@ from tasks.ledger.tables import agents, audits, model_calls, outcomes, reviews, 
 WEEK = 604_800
 MONDAY = 345_600
 """1970-01-05, from which weeks are counted, in seconds since 1970."""
+TOLD = "told/"
+"""Begins the names of strata of which people told every outcome before the draw, such as all that they took over."""
 BANDS = 20
 """Bands of confidence, all of the same width."""
 
@@ -171,6 +173,14 @@ def audited(c: Connection, window: Window) -> list[Audited]:
     )
     rows = c.execute(found).all()
     return [Audited(row[0], row[1], week_named(row.period), *row[3:]) for row in rows]
+
+
+def settled_by_people(c: Connection, window: Window) -> set[int]:
+    """The outcomes of a window on which people have a joint word, drawn or not."""
+    told = truths(None, window.as_of)
+    joined = outcomes.join(told, told.c.outcome == outcomes.c.id)
+    clear = (told.c.source == "person", told.c.right.is_not(None))
+    return set(c.execute(select(outcomes.c.id).select_from(joined).where(*concluded(window), *clear)).scalars())
 
 
 def open_audits(c: Connection, window: Window) -> list[Open]:

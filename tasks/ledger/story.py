@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, select
 
 from tasks.ledger.cases import LONGEST_BACKOFF
 from tasks.ledger.reviewed import WEEK, Window, Wrong, wrong_ones
-from tasks.ledger.tables import attempts, audits, cases, effects, holders, journal, outcomes, steps
+from tasks.ledger.tables import attempts, audits, cases, effects, holders, journal, outcomes, signals, steps
 from tasks.ledger.verdicts import GREATEST, Verdict, verdicts_of
 from tasks.records import Outcome, Policy
 
@@ -64,6 +64,10 @@ def story(c: Connection, case: int) -> list[Line]:
     for one in c.execute(drawn).all():
         told.append(Line(one.asked, f"drawn for audit, week of {one.period}, chance {one.chance:.3g}"))
     told += [_verdict(one) for one in verdicts_of(c, case)]
+    # What became a verdict is told as one.
+    heard = select(signals).where(signals.c.source == row.source, signals.c.key == row.key, signals.c.outcome.is_(None))
+    for one in c.execute(heard).all():
+        told.append(Line(one.at, f"signal of the source: {one.what}", f": {one.why}" if one.why else ""))
     for note in c.execute(select(journal).where(journal.c.case == case)).all():
         did, colon, why = note.what.partition(":")
         told.append(Line(note.at, f"{note.who}: {did}", colon + why))

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     literal_column,
     text,
 )
@@ -30,6 +31,8 @@ from tasks.ledger.queues import asked_later as asked_later
 from tasks.ledger.queues import metadata as metadata  # and so its tables are known wherever these are
 from tasks.ledger.queues import model_calls as model_calls
 from tasks.ledger.queues import spending as spending
+from tasks.ledger.source_tables import notes as notes
+from tasks.ledger.source_tables import signals as signals
 
 SHADOW = "shadow:"  # the source of copies that a version only rehearses; no place that could be polled
 UNSETTLED = "state IN ('open', 'working', 'parked')"
@@ -158,7 +161,28 @@ markers = Table(
     Column("source", Text, primary_key=True),
     Column("marker", Text, primary_key=True),
     Column("case", Integer, ForeignKey("cases.id")),
+    Column(
+        "finished", Boolean, nullable=False, server_default=text("false"), doc="Its source was told: it is settled."
+    ),
+    Index(
+        "markers_unfinished",
+        "source",
+        "case",
+        sqlite_where=text("NOT finished"),
+        postgresql_where=text("NOT finished"),
+    ),
 )
+
+
+def unfinished() -> ColumnElement[bool]:
+    """Markers whose source was not told that they are settled: what the partial index of `markers` holds."""
+    return literal_column("NOT finished", Boolean)
+
+
+def unheard() -> ColumnElement[bool]:
+    """Signals that no verdict holds yet: what their partial index holds."""
+    return and_(signals.c.outcome.is_(None), signals.c.right.is_not(None))
+
 
 attempts = Table(
     "attempts",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import BadInput
 from tasks.home import folder_of
 from tasks.records import Arrival, Unreadable
+from tasks.sources import Known
 from tasks.sources.mail import parse
 
 CHUNK = 500  # markers asked for at once, so that a large inbox costs few queries
@@ -21,7 +22,7 @@ def canonical(url: str) -> str:
     return f"maildir:{folder_of(url)}"
 
 
-def poll(url: str, seen: Callable[[Sequence[str]], set[str]]) -> Iterator[Arrival | Unreadable]:
+def poll(url: str, known: Known) -> Iterator[Arrival | Unreadable]:
     """Mails that were not recorded before, in order of arrival; one mail is in memory at a time."""
     folder = folder_of(url)
     try:
@@ -36,7 +37,7 @@ def poll(url: str, seen: Callable[[Sequence[str]], set[str]]) -> Iterator[Arriva
     fresh: list[tuple[float, str, Path]] = []
     for start in range(0, len(files), CHUNK):
         names = {_marker(path): path for path in files[start : start + CHUNK]}
-        for marker in names.keys() - seen(list(names)):
+        for marker in names.keys() - known.seen(list(names)):
             try:
                 fresh.append((names[marker].stat().st_mtime, marker, names[marker]))
             except FileNotFoundError:

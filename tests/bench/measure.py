@@ -16,7 +16,8 @@ from sqlalchemy import func, insert, select
 
 from tasks.home import home
 from tasks.ledger import the_ledger
-from tasks.ledger.cases import begin, ready, record, settle
+from tasks.ledger.arrivals import record
+from tasks.ledger.cases import begin, ready, settle
 from tasks.ledger.holders import register
 from tasks.ledger.tables import cases
 from tasks.process import this_process

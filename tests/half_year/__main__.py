@@ -135,6 +135,8 @@ def play(year: HalfYear, folder: Path, clock: Clock, target: float | None, budge
         truth |= deliver(folder / "inbox", number, questions)
         threshold = the_ledger().read_now("look", lambda c: threshold_of(c, AGENT, SKILL))
         tick(folder)
+        clock.stand_at(begins(week) + 86_400 + 3_600)
+        people_answer(truth)  # of what they took over
         state = ""
         if target is not None:
             until = datetime.fromisoformat(name_of(week + 1)).date()

@@ -16,6 +16,7 @@ from prefect.results import ResultRecord, ResultStore
 from tasks.effects import perform, reply_to
 from tasks.errors import NotSent, Refused
 from tasks.records import Agent, Arrival, Case, Effect, Outcome, Receipt
+from tasks.sources import Known
 from tasks.store import JSON, LEDGER, ONCE_PER_CASE
 from tasks.working import in_hand
 from tests.simulation.virtual import Door, Proc, stop_at
@@ -70,8 +71,11 @@ class Outside:
     def canonical(self, url: str) -> str:
         return url
 
-    def poll(self, url: str, seen: Any) -> Iterator[Arrival]:
-        old = seen([one.marker for one in self.mails])
+    def can_finish(self, url: str) -> bool:
+        return False
+
+    def poll(self, url: str, known: Known) -> Iterator[Arrival]:
+        old = known.seen([one.marker for one in self.mails])
         yield from [one for one in self.mails if one.marker not in old]
 
     def deliver(self, key: str) -> None:

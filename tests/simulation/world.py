@@ -11,7 +11,7 @@ import flows.loop
 import skills
 import tasks.recovery
 from tasks.ledger.agents import release_agent, take_agent
-from tasks.ledger.cases import record
+from tasks.ledger.arrivals import record
 from tasks.ledger.database import Job
 from tasks.ledger.routing import decide
 from tests.simulation.database import Database, SimLedger
