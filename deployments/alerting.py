@@ -83,6 +83,7 @@ class Alerting:
             PROMETHEUS: [
                 f"--config.file={self.folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={self.folder / 'tsdb'}",
+                "--rules.alert.resend-delay=5s",  # a minute as a rule: so long an Alertmanager that restarts is empty
                 f"--web.external-url={self.prometheus}",  # or its alerts would name the machine by a name of its own
             ],
             ALERTMANAGER: [

@@ -1,4 +1,4 @@
-"""Chooses by a seed what is killed and when, and kills it while the agent is at work."""
+"""Chooses by a seed when what is killed, and kills it while the agent is at work."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import random
 import signal
 import time
 
+from deployments.alerting import Alerting
 from deployments.incident_house import at_work
 from deployments.incident_tally import Kill
+from deployments.programs import ALERTMANAGER, PROMETHEUS
 from deployments.supervisor import Child, House
 
-# What dies at once with the tick's process: nothing, all that starts ticks, or Prefect's server as well.
-KINDS = ("the tick", "the worker and all it started", "server, worker and all")
+TICK, WORKER, HOUSE = "the tick", "the worker and all it started", "server, worker and all"
+# With the tick's process one of the outside goes as well, by SIGTERM: killed, an Alertmanager forgets its silences.
+BESIDE = {
+    "the tick, with a restart of Prometheus": PROMETHEUS,
+    "the tick, with a restart of Alertmanager": ALERTMANAGER,
+}
+KINDS = (TICK, WORKER, HOUSE, *BESIDE)
 LATER_SECONDS = 0.3  # the pager answers within: some kills come before the answer, some after
 
 
@@ -22,7 +29,7 @@ class Killer:
 
     def __init__(self, seed: int, actionable: int) -> None:
         dice = random.Random(f"kill {seed}")
-        self.what, self._page = dice.choice(KINDS), dice.randint(1, max(1, actionable - 1))
+        self.what, self._page = KINDS[(seed - 1) % len(KINDS)], dice.randint(1, max(1, actionable - 1))
         self._later, self._due = dice.uniform(0, LATER_SECONDS), 0.0
         self.started, self.at = 0.0, 0.0
 
@@ -30,8 +37,8 @@ class Killer:
         """The play begins."""
         self.started = time.time()
 
-    def look(self, pages: int, house: House) -> str:
-        """Kill if the moment has come and a tick is at work. Returns what was done, '' for nothing."""
+    def look(self, pages: int, house: House, alerting: Alerting) -> str:
+        """Kill if the moment has come and a case is in hand. Returns what was done, '' for nothing."""
         if self.at or pages < self._page:
             return ""
         self._due = self._due or time.monotonic() + self._later
@@ -39,17 +46,20 @@ class Killer:
         if tick is None:
             return ""
         self.at = time.time()
-        killed: list[Child | None] = []
-        if self.what != KINDS[0]:
-            killed += [house.worker, house.warm]
-        if self.what == KINDS[2]:
-            killed.append(house.server)
-        for child in killed:
-            if child:
-                child.kill()
+        for child in self._with_it(house):
+            child.kill()
         with contextlib.suppress(ProcessLookupError):
             os.kill(tick, signal.SIGKILL)
-        return f"killed {self.what} with SIGKILL (process {tick} and {sum(map(bool, killed))} more) at page {pages}"
+        if self.what in BESIDE:
+            restarted = alerting.children[BESIDE[self.what]]
+            restarted.stop()
+            restarted.keep()
+        return f"killed with SIGKILL at page {pages}: {self.what} (process {tick})"
+
+    def _with_it(self, house: House) -> list[Child]:
+        """What dies with the tick's process."""
+        children = [house.worker, house.warm] if self.what in (WORKER, HOUSE) else []
+        return [one for one in [*children, house.server if self.what == HOUSE else None] if one]
 
     def kill(self, back: float | None) -> Kill | None:
         """What was done; None if nothing was, or nothing followed."""

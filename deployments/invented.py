@@ -12,7 +12,7 @@ SERVICES = (
     *("basket", "catalogue", "checkout", "gateway", "images", "invoices", "login", "mailer", "payments", "reports"),
     *("reviews", "search", "shipping", "stock", "vouchers", "wishlist"),
 )
-SPREAD = 24.0  # seconds in which all of them begin
+SPREAD = 18.0  # seconds in which all of them begin
 PAST_SECONDS, PAST_STEP = 6 * 3600.0, 30.0  # real rate; what follows plays hours in seconds
 PERIOD, DOWN = 10.0, 6.0  # of something that flaps
 
@@ -76,9 +76,9 @@ def invented(seed: int) -> list[Episode]:
     ]
     service, down = services.pop(), dice.uniform(0, SPREAD / 2)
     found.append(_episode(dice, *NEEDED[-1], True, service, down))
-    slow = _episode(dice, *INHIBITED, False, service, down + dice.uniform(10, 14))
+    slow = _episode(dice, *INHIBITED, False, service, down + dice.uniform(10, 12))
     # It ends before what inhibits it, or it would rightly become a case of its own.
-    found.append(slow._replace(ends=slow.begins + dice.uniform(10, 14), inhibited=True))
+    found.append(slow._replace(ends=slow.begins + dice.uniform(9, 12), inhibited=True))
     return sorted(found, key=lambda one: one.begins)
 
 
