@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 from prefect import task
+from prefect.results import ResultRecord  # type: ignore[attr-defined]
 from pydantic import BaseModel, Field, ValidationError
 
 from tasks.errors import BadInput, Unusable
@@ -66,6 +67,13 @@ def told() -> tuple[str, Knowledge | None]:
     """What the model of the conversation in hand was told and knows, for tools that check what it says."""
     asked = _ASKED.get()
     return asked.prompt, asked.knowledge
+
+
+def heard() -> list[str]:
+    """What tools told in the conversations of the case in hand, for skills that check what a conclusion cites."""
+    hand, step = in_hand("see what tools told"), f"/{use.fn.__module__}.{use.fn.__qualname__}/"
+    mine = [one for key, one in hand.steps.items() if key.startswith(f"{hand.skill}/{hand.version}/") and step in key]
+    return [ResultRecord[Used].deserialize(one).result.text for one in mine]
 
 
 @task(cache_policy=ONCE_PER_CASE, task_run_name="turn {number} of case {case.id}", **PAID)

@@ -13,9 +13,9 @@ from tasks.records import Case, Evidence, Record
 
 Severity = Literal["critical", "high", "medium", "low"]
 SEVERITIES: Mapping[str, Severity] = {
-    **dict.fromkeys(("critical", "crit", "emergency", "fatal", "disaster", "p1", "sev1"), "critical"),  # type: ignore[dict-item]
-    **dict.fromkeys(("page", "high", "error", "major", "p2", "sev2"), "high"),  # type: ignore[dict-item]
-    **dict.fromkeys(("info", "low", "none", "debug", "notice", "p4", "p5", "sev4", "sev5"), "low"),  # type: ignore[dict-item]
+    **dict.fromkeys(("critical", "crit", "emergency", "fatal", "disaster", "p1", "sev1"), "critical"),
+    **dict.fromkeys(("page", "high", "error", "major", "p2", "sev2"), "high"),
+    **dict.fromkeys(("info", "low", "none", "debug", "notice", "p4", "p5", "sev4", "sev5"), "low"),
 }
 LABELS = TypeAdapter(dict[str, str])
 

@@ -108,6 +108,12 @@ def kinds_done(c: Connection, case: int, rehearsed: bool) -> set[str]:
     return set(c.execute(select(effects.c.kind).where(effects.c.case == case, effects.c.state == state)).scalars())
 
 
+def kinds_wanted(c: Connection, case: int, rehearsed: bool) -> set[str]:
+    """Kinds of effects that a case's attempts were about to have, whatever became of them."""
+    state = effects.c.state == "rehearsed" if rehearsed else effects.c.state != "rehearsed"
+    return set(c.execute(select(effects.c.kind).where(effects.c.case == case, state)).scalars())
+
+
 def still_in_doubt(c: Connection, key: str) -> bool:
     """False if the effect was confirmed meanwhile."""
     return c.execute(select(effects.c.state).where(effects.c.key == key)).scalar() != "confirmed"
