@@ -27,29 +27,24 @@ STARTING_SECONDS = 60.0
 class Alerting:
     """The three programs; each is started again with the same state after it was killed."""
 
-    def __init__(self, folder: Path, found: dict[str, Path], rules: Sequence[dict[str, Any]], ring: str) -> None:
+    def __init__(self, folder: Path, found: dict[str, Path], rules: Sequence[dict[str, Any]], ring: str, token: str):
+        """`ring` is where Alertmanager tells of what it has, with this token."""
         self.folder, self._found = folder, found
         folder.mkdir(parents=True, exist_ok=True)
         self._ports = {name: free_port() for name in (PROMETHEUS, ALERTMANAGER, PUSHGATEWAY)}
         self.prometheus, self.alertmanager, self.pushgateway = (
             f"http://127.0.0.1:{port}" for port in self._ports.values()
         )
-        for name, value in self._configurations(rules, ring).items():
+        for name, value in self._configurations(rules, ring, token).items():
             (folder / name).write_text(yaml.safe_dump(value, sort_keys=False))
         self.children = {name: Child(name, self._command(name), dict(os.environ)) for name in self._ports}
         self._http = httpx.Client(timeout=10)
 
-    def _configurations(self, rules: Sequence[dict[str, Any]], ring: str) -> dict[str, Any]:
+    def _configurations(self, rules: Sequence[dict[str, Any]], ring: str, token: str) -> dict[str, Any]:
         def static(url: str) -> dict[str, Any]:
             return {"static_configs": [{"targets": [url.removeprefix("http://")]}]}
 
-        receiver: dict[str, Any] = {"name": "agent"}
-        if ring:
-            token = os.environ.get("HOLDFAST_DOORBELL", "")
-            bell: dict[str, Any] = {"url": ring, "send_resolved": True}
-            if token:
-                bell["http_config"] = {"authorization": {"credentials": token.rpartition(":")[2]}}
-            receiver["webhook_configs"] = [bell]
+        bell = {"url": ring, "send_resolved": True, "http_config": {"authorization": {"credentials": token}}}
         return {
             "prometheus.yml": {
                 "global": {"scrape_interval": SECOND, "evaluation_interval": SECOND},
@@ -66,7 +61,7 @@ class Alerting:
                     "group_interval": "2s",
                     "repeat_interval": "1h",
                 },
-                "receivers": [receiver],
+                "receivers": [{"name": "agent", "webhook_configs": [bell]}],
                 "inhibit_rules": [
                     {
                         "source_matchers": ["alertname = ServiceDown"],

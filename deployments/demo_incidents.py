@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import platform
+import secrets
 import sys
 import tempfile
 import time
@@ -19,9 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from deployments import doorbell
 from deployments.alerting import Alerting
 from deployments.episodes import NEVER, Episode, history, rules
-from deployments.incident_house import began_after, confirmed_silences, go_live, idle, runs_left, ticks_since
+from deployments.incident_house import AGENT, began_after, confirmed_silences, go_live, idle, runs_left, ticks_since
 from deployments.incident_kill import Killer
 from deployments.incident_tally import Tally, tally
 from deployments.invented import invented
@@ -86,9 +88,12 @@ def run(folder: Path | None, seed: int, figures: Path | None, keep: bool, port: 
     os.environ["HOLDFAST_HOME"] = str(folder)
     episodes = invented(seed) if data is None else _recorded(data, seed)
     with only_one():
+        bell, token = free_port(), secrets.token_hex(24)
+        os.environ[doorbell.SETTING] = f"{bell}:{token}"
         asked, house = stopping(), House(port or free_port())
         pager_port, log = free_port(), folder / "pager.jsonl"
-        alerting = Alerting(folder / "alerting", found, rules(episodes), "")
+        ring = f"http://127.0.0.1:{bell}/ring/{AGENT}"
+        alerting = Alerting(folder / "alerting", found, rules(episodes), ring, token)
         pager = Child("pager", [sys.executable, "-S", "-m", "deployments.pager", str(pager_port), str(log)], house.env)
         try:
             out.print(f"Starting Prometheus, Alertmanager and Prefect; all state is in {folder}", soft_wrap=True)
@@ -196,6 +201,7 @@ def _show(result: Tally, about: Figures, ui: str) -> None:
         ("  of them needed a person", result.actionable, True),
         ("a person was called for", result.paged, True),
         ("  called twice", result.paged_twice, result.paged_twice == 0),
+        ("  called for what came again", result.paged_again, True),
         ("  missed", result.missed, result.missed == 0),
         ("    of them held to need nobody", result.missed_by_judgment, result.missed_by_judgment == 0),
         ("  called although nobody was needed", result.needless_pages, True),

@@ -34,6 +34,8 @@ class Episode(NamedTuple):
     """The same while it happens, by seconds after it began."""
     past: Sequence[tuple[float, float]] = ()
     """What was before the start: seconds before it, and the value; oldest first."""
+    flaps: bool = False
+    """It ends and begins again by itself, and is an episode each time until the agent knows that it only flaps."""
     inhibited: bool = False
     """It fires in Prometheus, and another alert keeps Alertmanager from telling of it."""
 

@@ -9,7 +9,7 @@ from deployments.alerting import Alerting
 
 AGENT = "incidents"
 DEPLOYMENT = f"agent-loop/{AGENT}"
-HEARTBEAT_SECONDS = 3.0
+HEARTBEAT_SECONDS = 10.0  # Alertmanager rings; this is for what no ring tells of
 NEEDED = ("recover",)  # the only other deployment that goes by a schedule here
 UNENDED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
 

@@ -42,6 +42,8 @@ class Tally(NamedTuple):
     """Episodes that a person was called for."""
     paged_twice: int
     """Calls beyond the first for one episode; a request that repeats a key calls nobody."""
+    paged_again: int
+    """Calls for what had ended and began again, as what flaps does."""
     missed: int
     missed_by_judgment: int
     """Of the missed: the agent held that no person is needed, which a silence or a note of its own shows."""
@@ -101,7 +103,7 @@ def tally(
     """
     began = {name: at for name, at in ((_name(one.labels), one.began) for one in reversed(fired))}
     wrong = [f"{_called(one)} never fired, which the rig is to blame for" for one in episodes if one.name not in began]
-    pages: dict[tuple[str, str], list[float]] = defaultdict(list)
+    pages: dict[tuple[str, str], list[tuple[float, str]]] = defaultdict(list)
     notes: Counter[tuple[str, str]] = Counter()
     for request in requests:
         about = _about(request["body"], episodes)
@@ -110,7 +112,7 @@ def tally(
         if about is None:
             wrong.append(f"a {request['path'].strip('/')} names no episode, or several: {request['body'][:300]}")
         elif request["path"] == "/page":
-            pages[about.name].append(float(request["at"]))
+            pages[about.name].append((float(request["at"]), _since(request["body"]) if about.flaps else ""))
         else:
             notes[about.name] += 1
     ours = [one for one in silences if one["createdBy"] == OURS]
@@ -119,8 +121,9 @@ def tally(
     actionable = [one for one in episodes if one.actionable]
     missed = [one for one in actionable if not pages[one.name]]
     judged = [one for one in missed if quiet[one.name] or notes[one.name]]
-    twice = {one.name: len(pages[one.name]) - 1 for one in episodes if len(pages[one.name]) > 1}
-    wrong += [f"{' of '.join(name)}: a person was called {more + 1} times" for name, more in twice.items()]
+    different = {one.name: len({since for _, since in pages[one.name]}) for one in episodes}
+    twice = {one.name: more for one in episodes if (more := len(pages[one.name]) - different[one.name])}
+    wrong += [f"{' of '.join(name)}: a person was called {more} times too often" for name, more in twice.items()]
     for one in missed:
         why = "the agent held that nobody is needed" if one in judged else "nothing reached the pager"
         wrong.append(f"{_called(one)} was missed: {why}. In truth {one.truth}")
@@ -128,14 +131,16 @@ def tally(
     wrong += left
     if kill is None:
         wrong.append("nothing was killed, or nothing followed after the kill")
-    waited = [(name, times[0] - began[name], times[0]) for name, times in pages.items() if times and name in began]
+    first = {name: min(at for at, _ in calls) for name, calls in pages.items() if calls and name in began}
+    waited = [(name, at - began[name], at) for name, at in first.items()]
     seconds = [long for _, long, _ in waited]
     warm = [long for name, long, at in waited if kill is None or not (began[name] < kill.back and at > kill.at)]
     return Tally(
         episodes=len(episodes),
         actionable=len(actionable),
-        paged=sum(1 for times in pages.values() if times),
+        paged=sum(1 for calls in pages.values() if calls),
         paged_twice=sum(twice.values()),
+        paged_again=sum(count - 1 for count in different.values() if count),
         missed=len(missed),
         missed_by_judgment=len(judged),
         needless_pages=sum(1 for one in episodes if not one.actionable and pages[one.name]),
@@ -170,6 +175,12 @@ def _about(body: str, episodes: Sequence[Episode]) -> Episode | None:
     words = set(re.findall(r"\w+", subject))
     found = [one for one in episodes if words.issuperset(one.name)]
     return found[0] if len(found) == 1 else None
+
+
+def _since(body: str) -> str:
+    """Since when the alert fires, as the page says."""
+    found = re.search(r"Since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", body)
+    return found.group(1) if found else ""
 
 
 def _matches(silence: Mapping[str, Any], one: Episode) -> bool:

@@ -133,5 +133,6 @@ def _episode(
         ends=begins + long if shape == "burst" else NEVER,
         usual=usual,
         unusual=unusual,
+        flaps=shape == "flapping",
         past=[(ago, before(ago)) for ago in (PAST_STEP * step for step in range(steps, 0, -1))],
     )

@@ -72,6 +72,33 @@ def test_a_person_who_is_called_twice_under_two_keys_is_found() -> None:
     assert (twice.paged, twice.paged_twice, twice.good) == (len(NEEDED), 1, False)
 
 
+def test_a_second_call_is_allowed_only_for_what_ended_and_began_again() -> None:
+    flapping = next(one for seed in SEEDS for one in invented(seed) if one.flaps)
+    episodes = [flapping, *(one for one in EPISODES if one.name != flapping.name)]
+    fired = [
+        one._replace(labels={**FIRED[0].labels, "alertname": name, "service": service})
+        for one, (name, service) in zip([FIRED[0]] * len(episodes), [one.name for one in episodes], strict=True)
+    ]
+    requests = [page(one) for one in episodes if one.actionable and one is not flapping]
+
+    def with_pages(*since: str) -> Tally:
+        subject = f"{flapping.alert} {flapping.service}"
+        bodies = [json.dumps({"subject": subject, "body": f"Since {at}"}) for at in since]
+        more = [page(flapping, key=str(number), body=body) for number, body in enumerate(bodies)]
+        return counted([*requests, *more], episodes=episodes, fired=fired)
+
+    again = with_pages("2026-01-01 00:00:01 UTC", "2026-01-01 00:00:09 UTC")
+    assert (again.paged_twice, again.paged_again, again.good) == (0, 1, True), again.wrong
+    twice = with_pages("2026-01-01 00:00:01 UTC", "2026-01-01 00:00:01 UTC")
+    assert (twice.paged_twice, twice.paged_again, twice.good) == (1, 0, False)
+    assert with_pages("now", "then").paged_twice == 1, "a page that does not say since when is no excuse"
+    # What a restart of Prometheus gives a new start did not end.
+    steady = next(one for one in episodes if one.actionable and not one.flaps)
+    body = json.dumps({"subject": f"{steady.alert} {steady.service}", "body": "Since 2026-01-01 00:00:09 UTC"})
+    other = [*requests, page(flapping), page(steady, key="other", body=body)]
+    assert counted(other, episodes=episodes, fired=fired).paged_twice == 1
+
+
 def test_a_request_that_repeats_its_key_calls_nobody_and_is_told() -> None:
     again = counted([*ALL, page(NEEDED[0], repeats=True)])
     assert (again.paged_twice, again.requests_repeated, again.good) == (0, 1, True)
