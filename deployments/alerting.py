@@ -87,7 +87,7 @@ class Alerting:
                 f"--web.external-url={self.alertmanager}",
                 "--cluster.listen-address=",  # it is alone, and shall talk to nobody
             ],
-            PUSHGATEWAY: [],
+            PUSHGATEWAY: ["--persistence.file="],  # Debian's would share one file with every other on this machine
         }
         return [str(self._found[name]), listen, *of[name]]
 
