@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import yaml
 
-from deployments.episodes import JOB
 from deployments.incident_tally import Firing, firings
 from deployments.programs import ALERTMANAGER, PROMETHEUS, PUSHGATEWAY
 from deployments.supervisor import Child, free_port
@@ -52,7 +51,7 @@ class Alerting:
                 "rule_files": ["rules.yml"],
                 "scrape_configs": [{"job_name": "pushed", "honor_labels": True, **static(self.pushgateway)}],
             },
-            "rules.yml": {"groups": [{"name": JOB, "interval": SECOND, "rules": list(rules)}]},
+            "rules.yml": {"groups": [{"name": "services", "interval": SECOND, "rules": list(rules)}]},
             "alertmanager.yml": {
                 "route": {
                     "receiver": "agent",
@@ -118,10 +117,10 @@ class Alerting:
         except httpx.HTTPError:
             return False
 
-    def push(self, lines: str) -> None:
-        """Replace all that the pushgateway shows; what it does not take this time comes with the next."""
+    def push(self, job: str, lines: str) -> None:
+        """Replace all that the pushgateway shows of a job; what it does not take this time comes with the next."""
         try:
-            answer = self._http.put(f"{self.pushgateway}/metrics/job/{JOB}", content=lines.encode())
+            answer = self._http.put(f"{self.pushgateway}/metrics/job/{job}", content=lines.encode())
         except httpx.HTTPError:
             return
         if answer.status_code >= 400:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-JOB = "shop"
 NEVER = float("inf")
 
 
@@ -44,6 +43,11 @@ class Episode(NamedTuple):
         """What tells it from all others."""
         return self.alert, self.service
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """All that its alert will have."""
+        return {"alertname": self.alert, "severity": self.severity, "service": self.service, "job": self.service}
+
     def value(self, at: float, mended: float = NEVER) -> float:
         """The metric at a second after the start, when everything was mended at another."""
         return self.unusual(at - self.begins) if self.begins <= at < min(self.ends, mended) else self.usual(at)
@@ -70,19 +74,29 @@ def rules(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
 
 
 def exposition(episodes: Sequence[Episode], at: float, mended: float = NEVER) -> str:
-    """All metrics at a second after the start, as a pushgateway takes them."""
+    """The metrics of these at a second after the start, as a pushgateway takes them."""
     return _by_metric(episodes, lambda one: [f'{{service="{one.service}"}} {one.value(at, mended):.6g}'])
+
+
+def by_service(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
+    """Each service pushes for itself, as the job of its name."""
+    of: dict[str, list[Episode]] = defaultdict(list)
+    for one in episodes:
+        of[one.service].append(one)
+    return of
 
 
 def history(episodes: Sequence[Episode], start: float) -> str:
     """All that was before the start as OpenMetrics, with the alerts that Prometheus would have noted then."""
 
     def samples(one: Episode) -> list[str]:
-        return [f'{{service="{one.service}",job="{JOB}"}} {value:.6g} {start - ago:.3f}' for ago, value in one.past]
+        return [
+            f'{{service="{one.service}",job="{one.service}"}} {value:.6g} {start - ago:.3f}' for ago, value in one.past
+        ]
 
     alerts = []
     for one in episodes:
-        labels = f'alertname="{one.alert}",alertstate="firing",job="{JOB}",service="{one.service}"'
+        labels = f'alertname="{one.alert}",alertstate="firing",job="{one.service}",service="{one.service}"'
         alerts += [
             f'ALERTS{{{labels},severity="{one.severity}"}} 1 {start - ago:.3f}'
             for ago, value in one.past

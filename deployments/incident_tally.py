@@ -10,7 +10,7 @@ from datetime import datetime
 from statistics import median
 from typing import Any, NamedTuple
 
-from deployments.episodes import JOB, Episode
+from deployments.episodes import Episode
 
 OURS = "holdfast"  # who made a silence, as Alertmanager shows it
 LONGEST_SECONDS = 24 * 3600.0
@@ -184,7 +184,7 @@ def _since(body: str) -> str:
 
 
 def _matches(silence: Mapping[str, Any], one: Episode) -> bool:
-    labels = {"alertname": one.alert, "service": one.service, "severity": one.severity, "job": JOB}
+    labels = one.labels
     for matcher in silence["matchers"]:
         value, wanted = labels.get(matcher["name"], ""), matcher["value"]
         same = re.fullmatch(wanted, value) is not None if matcher["isRegex"] else value == wanted

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from deployments.alerting import Alerting
-from deployments.episodes import NEVER, Episode, exposition
+from deployments.episodes import NEVER, Episode, by_service, exposition
 
 PUSH_SECONDS = 0.4  # more often than Prometheus looks
 
@@ -17,7 +17,7 @@ class Metrics:
     """A thread that pushes from `with` to its end."""
 
     def __init__(self, alerting: Alerting, episodes: Sequence[Episode]) -> None:
-        self._alerting, self._episodes = alerting, episodes
+        self._alerting, self._of = alerting, by_service(episodes)
         self._mended, self._ended = NEVER, threading.Event()
         self._started = time.monotonic()
         self._thread = threading.Thread(target=self._push, name="metrics")
@@ -42,4 +42,5 @@ class Metrics:
 
     def _push(self) -> None:
         while not self._ended.wait(PUSH_SECONDS):
-            self._alerting.push(exposition(self._episodes, self.seconds, self._mended))
+            for service, episodes in self._of.items():
+                self._alerting.push(service, exposition(episodes, self.seconds, self._mended))

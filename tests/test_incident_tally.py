@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.episodes import JOB, NEVER, Episode, exposition, history, rules
+from deployments.episodes import NEVER, Episode, exposition, history, rules
 from deployments.incident_tally import Firing, Kill, Tally, firings, tally
 from deployments.invented import invented
 
@@ -33,7 +33,6 @@ def page(one: Episode, after: float = 4.0, **other: Any) -> dict[str, Any]:
 
 
 def silence(one: Episode, **other: Any) -> dict[str, Any]:
-    labels = {"alertname": one.alert, "service": one.service, "severity": one.severity, "job": JOB}
     return {
         "id": f"silence of {one.alert} of {one.service}",
         "createdBy": "holdfast",
@@ -41,7 +40,7 @@ def silence(one: Episode, **other: Any) -> dict[str, Any]:
         "endsAt": stamp(NOW + 1800),
         "status": {"state": "active"},
         "matchers": [
-            {"name": name, "value": value, "isRegex": False, "isEqual": True} for name, value in labels.items()
+            {"name": name, "value": value, "isRegex": False, "isEqual": True} for name, value in one.labels.items()
         ],
     } | other
 
@@ -142,12 +141,12 @@ def test_the_silence_of_a_person_is_not_counted() -> None:
     [
         {"endsAt": stamp(NOW + 100 * 3600)},
         {"endsAt": stamp(NOW - 1)},
-        {"matchers": [{"name": "job", "value": JOB, "isRegex": False, "isEqual": True}]},
+        {"matchers": [{"name": "severity", "value": OTHERS[0].severity, "isRegex": False, "isEqual": True}]},
         {"matchers": [{"name": "service", "value": ".*", "isRegex": True, "isEqual": True}]},
         {"matchers": [{"name": "service", "value": "nobody", "isRegex": False, "isEqual": True}]},
         {"matchers": [{"name": "service", "value": "nobody", "isRegex": False, "isEqual": False}]},
     ],
-    ids=["for days", "past its end", "of a whole job", "of everything", "of nothing", "of all but nothing"],
+    ids=["for days", "past its end", "of a severity", "of everything", "of nothing", "of all but nothing"],
 )
 def test_a_silence_that_is_left_behind_is_found(other: dict[str, Any]) -> None:
     left = counted(ALL, [silence(OTHERS[0], **other)])
