@@ -108,8 +108,8 @@ def _episode(
         swing = 1 + 0.03 * math.sin(since * 2.1 + phase) * (shape in ("outage", "burst"))
         return bounded(max(share * kind.threshold * swing, level))
 
-    # Most that ends by itself did so before, at the same hour or after the same job. A few real ones cried wolf once.
-    times = dice.randint(4, 7) if shape == "burst" else int(needed and dice.random() < 0.2)
+    # Most that ends by itself did so before, and some is new. Some that is real had come and gone before, too.
+    times = dice.choice((0, 4, 5, 6, 7)) if shape == "burst" else dice.choice((0, 0, 0, 1, 2)) * needed
     bursts = [(dice.uniform(900, PAST_SECONDS - 900), dice.uniform(120, 300)) for _ in range(times)]
 
     def before(ago: float) -> float:
