@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
@@ -141,10 +140,6 @@ class Alerting:
         asked = {"query": f'ALERTS{{alertstate="firing"}}[{time.time() - since:.0f}s]'}
         answer = self._http.get(f"{self.prometheus}/api/v1/query", params=asked).raise_for_status().json()
         return firings(answer["data"]["result"])
-
-    def state(self) -> str:
-        """All of it that a person could want to look at after a failure, as JSON."""
-        return json.dumps({"alerts": self.firing(), "silences": self.silences()}, indent=1)
 
     def stop(self) -> None:
         """End all three."""

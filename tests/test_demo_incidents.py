@@ -34,6 +34,16 @@ def begin(folder: Path, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=env | {"PYTHONUNBUFFERED": "1"}, cwd=PROJECT, stdout=output, stderr=output)
 
 
+def end(demo: subprocess.Popen[bytes]) -> None:
+    """Let it end what it started, if it still can."""
+    demo.terminate()
+    try:
+        demo.wait(100)
+    finally:
+        demo.kill()
+        demo.wait()
+
+
 def left_of(folder: Path) -> list[str]:
     """Programs of the demonstration that still run: each has its folder among its words, or in its environment."""
     found = []
@@ -47,14 +57,14 @@ def left_of(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_kill_amid_pages_calls_nobody_twice_and_forgets_nobody(tmp_path: Path) -> None:
     assert Killer(SEED, 6).what == TICK
     demo = begin(tmp_path, "--json", str(tmp_path / "figures"))
     try:
         status = demo.wait(380)
     finally:
-        demo.kill()
+        end(demo)
     said = (tmp_path / "said").read_text()
     assert status == 0, said
     found = json.loads((tmp_path / "figures").read_text())
@@ -64,14 +74,14 @@ def test_a_kill_amid_pages_calls_nobody_twice_and_forgets_nobody(tmp_path: Path)
     assert left_of(tmp_path) == []
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_who_ends_it_by_hand_leaves_nothing_running(tmp_path: Path) -> None:
     demo = begin(tmp_path)
     try:
-        wait_for(lambda: "Watch it at" in (tmp_path / "said").read_text() or demo.poll() is not None, 120, "the start")
+        wait_for(lambda: "Watch it at" in (tmp_path / "said").read_text() or demo.poll() is not None, 180, "the start")
         assert left_of(tmp_path), "nothing to end"
         demo.send_signal(signal.SIGINT)
-        demo.wait(60)
+        demo.wait(100)
     finally:
-        demo.kill()
+        end(demo)
     assert left_of(tmp_path) == [], (tmp_path / "said").read_text()
