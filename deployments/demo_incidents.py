@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import httpx
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -49,6 +50,8 @@ class Figures(NamedTuple):
     seed: int
     data: str
     machine: str
+    load: float
+    """Processes that wanted a processor in the last minute, these and all others."""
     date: str
 
 
@@ -115,7 +118,7 @@ def run(folder: Path | None, seed: int, figures: Path | None, keep: bool, port: 
             if left:
                 result.wrong.append(f"{left} run(s) stand as Running, Pending or Cancelling")
             date = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
-            about = Figures(killer.what, left, seed, str(data or ""), _machine(), date)
+            about = Figures(killer.what, left, seed, str(data or ""), _machine(), round(os.getloadavg()[0], 1), date)
             _show(result, about, house.ui)
             if figures is not None:
                 figures.write_text(json.dumps(result._asdict() | about._asdict(), indent=2) + "\n")
@@ -180,7 +183,10 @@ def _play(stage: Stage, house: House, killer: Killer, asked: list[int]) -> None:
 
 def _settled(stage: Stage, killer: Killer) -> bool:
     """Whether a person was called for every episode that needs one, or the agent has held that none is needed."""
-    now = stage.count(killer, killer.at)
+    try:
+        now = stage.count(killer, killer.at)
+    except httpx.HTTPError:
+        return False  # one of them was started again, and is not there yet
     return now.missed == now.missed_by_judgment
 
 
@@ -205,7 +211,7 @@ def _show(result: Tally, about: Figures, ui: str) -> None:
         ("  missed", result.missed, result.missed == 0),
         ("    of them held to need nobody", result.missed_by_judgment, result.missed_by_judgment == 0),
         ("  called although nobody was needed", result.needless_pages, True),
-        ("requests repeated under their key, for which nobody is called", result.requests_repeated, True),
+        ("requests that repeated a key, and called nobody", result.requests_repeated, True),
         ("silenced", result.silenced, True),
         ("  silenced twice", result.silences_doubled, result.silences_doubled == 0),
         ("  silences left behind", result.silences_left_behind, result.silences_left_behind == 0),
@@ -219,6 +225,7 @@ def _show(result: Tally, about: Figures, ui: str) -> None:
     ]
     for name, value, good in rows:
         table.add_row(name, f"[{'green' if good else 'red'}]{value}[/]")
+    table.add_row("on", f"{about.machine}, load {about.load}")
     table.add_row("UI", ui)
     out.print(table)
     for line in result.wrong:
