@@ -141,7 +141,7 @@ def _recorded(data: Path, seed: int) -> list[Episode]:
 def _warm(house: House, asked: list[int]) -> None:
     """Wait for a tick that finds nothing: what is measured later is an agent at work, not one that starts."""
     until = time.monotonic() + PATIENCE_SECONDS
-    while not asked and not (asyncio.run(ticks_since(0.0)) and asyncio.run(idle())):
+    while not asked and not _rests(0.0):
         house.look()
         if time.monotonic() > until:
             raise BadInput(f"No tick ended within {PATIENCE_SECONDS:.0f} s; see {home() / 'logs'}.")
@@ -176,9 +176,17 @@ def _play(stage: Stage, house: House, killer: Killer, asked: list[int]) -> None:
         while not asked and time.monotonic() < until:
             house.look()
             quiet = quiet or (0.0 if stage.alerting.firing() else time.time())
-            if quiet and asyncio.run(ticks_since(quiet)) and asyncio.run(idle()):
+            if quiet and _rests(quiet):
                 return
             time.sleep(0.3)
+
+
+def _rests(since: float) -> bool:
+    """Whether a tick that began after that has ended, and none is on its way."""
+    try:
+        return bool(asyncio.run(ticks_since(since))) and asyncio.run(idle())
+    except httpx.HTTPError:
+        return False  # Prefect's server is started again, as it is in some of the kills
 
 
 def _settled(stage: Stage, killer: Killer) -> bool:
@@ -243,7 +251,7 @@ def main(
     """Alerts of a real Prometheus, killed with SIGKILL in the middle; counted from the pager's log and the silences."""
     try:
         raise typer.Exit(run(home_, seed, json, keep, port, data))
-    except (HoldfastError, LedgerLost) as why:
+    except (HoldfastError, LedgerLost, httpx.HTTPError) as why:
         out.print(str(why), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
