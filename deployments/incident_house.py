@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deployments.alerting import Alerting
+from tasks.errors import BadInput
 
 AGENT = "incidents"
 DEPLOYMENT = f"agent-loop/{AGENT}"
@@ -31,7 +32,10 @@ async def go_live(alerting: Alerting, pager: str) -> None:
     often = IntervalSchedule(interval=timedelta(seconds=HEARTBEAT_SECONDS))
     heartbeat = [DeploymentScheduleUpdate(schedule=often, active=True, slug="heartbeat")]
     async with get_client() as client:
-        for one in await client.read_deployments(limit=200):
+        entered = await client.read_deployments(limit=200)
+        if AGENT not in {one.name for one in entered}:
+            raise BadInput(f"prefect.yaml has no agent {AGENT!r}. Take its block from the repository again.")
+        for one in entered:
             if one.name == AGENT:
                 agent = {**one.parameters["agent"], **own}
                 live = {**one.parameters, "agent": agent, "dry_run": False}
