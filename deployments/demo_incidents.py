@@ -103,7 +103,7 @@ def run(folder: Path | None, seed: int, figures: Path | None, keep: bool, port: 
             pager.keep()
             alerting.remember(history(episodes, time.time()))
             alerting.start()
-            house.start_server()
+            house.start_server(PATIENCE_SECONDS)
             asyncio.run(go_live(alerting, f"http://127.0.0.1:{pager_port}"))
             house.start_worker()
             out.print(f"Watch it at {house.ui}, and the alerts at {alerting.alertmanager}")
