@@ -22,7 +22,7 @@ from tasks.ledger.again import release as let_go
 from tasks.ledger.again import resolve as settle_doubt
 from tasks.ledger.agents import drain_all, switch_effects
 from tasks.ledger.agents import resume as start_again
-from tasks.ledger.proposals import decide, newest_proposals, take_back
+from tasks.ledger.proposals import decide, newest_proposals, take_back, take_rule_back
 from tasks.ledger.releases import releases_of
 from tasks.ledger.story import story
 from tasks.ledger.thresholds import revert_threshold, threshold_of
@@ -198,11 +198,11 @@ def verdicts(file: Annotated[Path, typer.Argument(help="CSV: case,right,label,wh
 
 @app.command()
 def proposals(agent: Annotated[str, typer.Argument(help="Of this agent; all if left out.")] = "") -> None:
-    """List what skills could learn, the newest first, with what its replay on held-out cases showed."""
+    """List what skills could learn or leave to people, the newest first, with what held-out cases showed."""
     for one in the_ledger().read_now("list proposals", lambda c: newest_proposals(c, agent, 20)):
         state = f"{one.state} by {one.who}" if one.who else one.state
-        cases = f"{one.agent}'s {one.skill}, {len(one.examples)} case(s)"
-        out.print(f"{one.id}  {state}: {cases}; {one.replay or 'never replayed'}", soft_wrap=True, markup=False)
+        shown = one.replay or one.exam or "never replayed"
+        out.print(f"{one.id}  {state}: {one.agent}'s {one.skill}, {one}; {shown}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -228,9 +228,18 @@ def _decided(number: int, yes: bool, why: str) -> None:
 
 @app.command()
 def revert(
-    agent: str, skill: str, lessons: Annotated[bool, typer.Option("--lessons", help="What it learnt last.")] = False
+    agent: str,
+    skill: str,
+    lessons: Annotated[bool, typer.Option("--lessons", help="What it learnt last.")] = False,
+    rules: Annotated[bool, typer.Option("--rules", help="The newest rule on its answers.")] = False,
 ) -> None:
-    """Take the newest change of a skill's threshold back, or what it learnt last."""
+    """Take the newest change of a skill's threshold back, what it learnt last, or the newest rule on its answers."""
+    if rules:
+        rule = the_ledger().write_now(f"revert {skill}", lambda c: take_rule_back(c, agent, skill, WHO))
+        if rule is None:
+            raise _fail(f"No rule on the answers of {agent}'s {skill} is left to take back.")
+        out.print(f"Proposal {rule.id} ({rule}) counts no more for cases that begin from now on.", markup=False)
+        return
     if lessons:
         back = the_ledger().write_now(f"revert {skill}", lambda c: take_back(c, agent, skill, WHO))
         if back is None:

@@ -1,4 +1,4 @@
-"""Decides on what a review proposed that a skill learns, from a form in the UI."""
+"""Decides on what a review proposed that a skill learns or leaves to people, from a form in the UI."""
 
 from __future__ import annotations
 

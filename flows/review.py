@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
-from skills import knowledge_of
+from skills import can_keep_rules, knowledge_of
 from tasks.audits import Change, adjust, count, draw, settings
 from tasks.errors import BadInput
 from tasks.figures import Figures, plain
@@ -26,6 +26,7 @@ from tasks.model import has_key
 from tasks.proposals import propose
 from tasks.releases import rule
 from tasks.report import notify, show_review
+from tasks.rules import propose_rules
 
 WEEKS = 8
 WORST = 3  # decisions of the week that ended, each with its story
@@ -39,8 +40,11 @@ async def review(
     until: date | None = None,
     audits: int = Field(default=50, ge=10, le=5000, description="Cases a week that people are asked to look at."),
     target: float = Field(default=0.05, gt=0, lt=1, description="At most this share of what it acts on may be wrong."),
+    sure: float = Field(
+        default=0.8, ge=0.5, lt=1, description="The probability with which a threshold that it sets keeps the target."
+    ),
     change: bool = Field(
-        default=False, description="Move thresholds, learn what helps, promote and roll back; or only say so."
+        default=False, description="Move thresholds, learn, lay down rules, promote and roll back; or only say so."
     ),
     judge: bool = Field(default=False, description="Ask Claude for a second opinion on what was drawn; in no rate."),
     alarm: str = Field(default="", description="A notification block, such as `slack-webhook/ops`, for alarms."),
@@ -63,7 +67,9 @@ async def review(
     if judge:
         await ask_for_opinions(ledger, window)
     found = await count_outcomes(ledger, window)
-    changes = await move_thresholds(ledger, window, number, target, change)
+    # Rules first: where one answer errs, the threshold of all others need not rise for it.
+    changes = await leave_to_people(ledger, window, number, target, change)
+    changes += await move_thresholds(ledger, window, number, target, change, sure)
     changes += await propose_lessons(ledger, window, number, change)
     changes += await judge_versions(ledger, window, number, change)
     urgent = [one.said for one in changes if one.alarm]
@@ -134,15 +140,23 @@ async def tell_the_worst(ledger: Ledger, window: Window) -> list[Told]:
 
 
 @task(task_run_name="move thresholds", cache_policy=NO_CACHE)
-async def move_thresholds(ledger: Ledger, window: Window, number: int, target: float, change: bool) -> list[Change]:
+async def move_thresholds(
+    ledger: Ledger, window: Window, number: int, target: float, change: bool, sure: float
+) -> list[Change]:
     """What the audits say of each skill's threshold."""
-    return await adjust(ledger, window, number, target, change)
+    return await adjust(ledger, window, number, target, change, 1 - sure)
 
 
 @task(task_run_name="propose lessons", cache_policy=NO_CACHE)
 async def propose_lessons(ledger: Ledger, window: Window, number: int, change: bool) -> list[Change]:
     """What each skill could learn, with its exam."""
     return await propose(ledger, window, number, change, knowledge_of)
+
+
+@task(task_run_name="leave to people", cache_policy=NO_CACHE)
+async def leave_to_people(ledger: Ledger, window: Window, number: int, target: float, change: bool) -> list[Change]:
+    """Which answers each skill should hand over, or no longer, with their exams."""
+    return await propose_rules(ledger, window, number, target, change, can_keep_rules)
 
 
 @task(task_run_name="judge versions", cache_policy=NO_CACHE)

@@ -13,7 +13,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from sqlalchemy import Connection
 
-from skills._catalogue import catalogue, describe, knowledge_of, skill_flow, versions
+from skills._catalogue import can_keep_rules, catalogue, describe, knowledge_of, skill_flow, versions
 from tasks.effects import perform, reply_to
 from tasks.errors import (
     BadInput,
@@ -51,6 +51,7 @@ __all__ = [
     "Routed",
     "Unusable",
     "ask",
+    "can_keep_rules",
     "catalogue",
     "describe",
     "each",
@@ -197,6 +198,8 @@ class _Batch:
             )
             await self._end(f"settle case {case}", hand, done, ask_anew=True)
             self.log.info("Case %s: %s %s", case, outcome.kind, outcome.answer)
+            if outcome.kind == "acted" and outcome.answer in begun.policy.held:
+                self.log.warning("Case %s: a rule leaves this answer to people; ask policy().acts_on() first.", case)
         finally:
             WORKING.reset(token)
 

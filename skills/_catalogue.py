@@ -78,6 +78,12 @@ def skill_flow(name: str, version: str = "") -> SkillFlow:
     return found.get(version) or next(iter(found.values()))
 
 
+def can_keep_rules(name: str) -> bool:
+    """Whether a skill knows its answer before it acts: one that follows instructions concludes when all is done."""
+    path = catalogue().get(name)
+    return path is not None and not _is_written_as_instructions(path)
+
+
 def knowledge_of(name: str) -> Knowledge | None:
     """What the embedded model reads by for a skill whose module has a `knowledge()`; None for any other skill."""
     path = catalogue().get(name)

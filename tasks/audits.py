@@ -34,6 +34,7 @@ from tasks.ledger.reviewed import (
     wrong_ones,
 )
 from tasks.ledger.reviewed import count as count_cells
+from tasks.ledger.rules import held_answers
 from tasks.ledger.thresholds import set_threshold, threshold_of
 from tasks.records import Agent
 from tasks.sampling import Cell, plan, stratum
@@ -75,7 +76,7 @@ async def draw(ledger: Ledger, window: Window, budget: int) -> list[Open]:
         given = partial(_drawn, week=one, period=period, agent=agent, budget=budget)
         drawn = await ledger.read(f"draw from the week of {period}", given)
         # All of a week in one transaction: a plan is there, or it is not.
-        entered = partial(ask_about, agent=window.agent, period=period, drawn=drawn)
+        entered = partial(ask_about, agent=window.agent, period=period, drawn=drawn, as_of=window.as_of)
         await ledger.write(f"ask about the week of {period}", entered)
     return await ledger.read("list open audits", partial(open_audits, window=window))
 
@@ -89,7 +90,7 @@ def _drawn(c: Connection, week: Window, period: str, agent: Agent, budget: int) 
             limits[skill] = agent.threshold if found is None else found
         return stratum(kind, skill, version, confidence, limits[skill])
 
-    tried, known = _tried(c, week), settled_by_people(c, week)
+    tried, known = tried_out(c, week), settled_by_people(c, week)
     counted: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     told: Counter[str] = Counter()
     for number, kind, skill, version, sure in one_by_one(c, week):
@@ -126,7 +127,7 @@ def _told(name: str, population: int, before: Sequence[bool]) -> Cell:
     return Cell(name, population, len(before), before.count(False))
 
 
-def _tried(c: Connection, window: Window) -> set[tuple[str, str]]:
+def tried_out(c: Connection, window: Window) -> set[tuple[str, str]]:
     """Skill and version of each canary."""
     return {(one.skill, one.version) for one in releases_of(c, window.agent, window.as_of) if one.stage == "canary"}
 
@@ -146,19 +147,27 @@ async def count(ledger: Ledger, window: Window) -> Figures:
     return await ledger.read("count outcomes", read)
 
 
-async def adjust(ledger: Ledger, window: Window, review: int, target: float, change: bool) -> list[Change]:
-    """Move the threshold of each skill to where its audits say that the target is kept; say why, also if not moved."""
+async def adjust(
+    ledger: Ledger, window: Window, review: int, target: float, change: bool, delta: float
+) -> list[Change]:
+    """Move the threshold of each skill to where its audits say that the target is kept; say why, also if not moved.
+
+    A threshold errs with a probability of at most `delta`.
+    """
     agent = await ledger.read("read the agent", lambda c: settings(c, window.agent))
-    tried = await ledger.read("see what is tried out", lambda c: _tried(c, window))
+    tried = await ledger.read("see what is tried out", lambda c: tried_out(c, window))
     drawn = await ledger.read("read the audits", lambda c: audited(c, window))
     drawn = [one for one in drawn if (one.skill, one.version) not in tried]  # its errors end the trial, not the rest
     changes = []
     for skill in sorted({one.skill for one in drawn}):
-        mine = [one for one in drawn if one.skill == skill and one.confidence is not None]
+        # What a rule leaves to people, also one of this review, is acted on at no threshold: its errors move none.
+        ruled = partial(held_answers, agent=window.agent, skill=skill)
+        held = await ledger.read("read the rules", ruled)
+        mine = [one for one in drawn if one.skill == skill and one.confidence is not None and one.answer not in held]
         found = await ledger.read("read the threshold", partial(threshold_of, agent=window.agent, skill=skill))
         now = agent.threshold if found is None else found
         labels = [Label(one.confidence or 0.0, one.right, one.chance) for one in mine if one.right is not None]
-        chosen, raised = choose(labels, target), _alarm(mine, now, target)
+        chosen, raised = choose(labels, target, delta), _alarm(mine, now, target)
         to = _where(chosen, labels, now, target, bool(raised))
         why = chosen.why if not raised else f"{raised} {chosen.why}"
         if abs(to - now) < MOVED:

@@ -60,6 +60,7 @@ class Line(NamedTuple):
     recall: Share
     """Acted on, of all on which acting is right. TP / (TP + FN)."""
     usd: float
+    """What model calls cost: of an intent those of the cases that came out so, of all others also of open cases."""
     usd_per_right: float | None
     """For each case that was acted on rightly, as estimated; None if there was none."""
     hours_saved: float
@@ -126,7 +127,7 @@ def _stratum(rows: Sequence[Audited]) -> Stratum:
 def figures(
     cells: Sequence[Cell],
     drawn: Sequence[Audited],
-    spent: Mapping[tuple[str, str], int],
+    spent: Mapping[tuple[str, str, str | None], int],
     pairs: Sequence[Pair],
     worst: Sequence[Wrong],
     unresolved: int,
@@ -151,7 +152,10 @@ def figures(
 
 
 def _line(
-    key: tuple[str, ...], cells: Sequence[Cell], drawn: Sequence[Audited], spent: Mapping[tuple[str, str], int]
+    key: tuple[str, ...],
+    cells: Sequence[Cell],
+    drawn: Sequence[Audited],
+    spent: Mapping[tuple[str, str, str | None], int],
 ) -> Line:
     mine = [one for one in cells if (one.skill, one.version, one.answer)[: len(key)] == key]
     asked = [one for one in drawn if (one.skill, one.version, one.answer)[: len(key)] == key]
@@ -160,8 +164,7 @@ def _line(
     acted = strata(one for one in asked if one.kind == "acted")
     held = strata(one for one in asked if one.kind != "acted")
     right = precision(acted)
-    # What calls cost is known of versions, not of intents: a case is read before its intent is.
-    nano = sum(amount for names, amount in spent.items() if names[: len(key)] == key[:2]) if len(key) < 3 else 0
+    nano = sum(amount for names, amount in spent.items() if names[: len(key)] == key)
     rightly = (right.value or 0.0) * of["acted"]
     names = (*key, "", "", "")
     return Line(
@@ -179,7 +182,7 @@ def _line(
         false_positives=false_positive_rate(acted, held),
         recall=recall(acted, held),
         usd=nano / NANO,
-        usd_per_right=nano / NANO / rightly if rightly and len(key) < 3 else None,
+        usd_per_right=nano / NANO / rightly if rightly else None,
         hours_saved=rightly * MINUTES / 60,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -57,3 +58,10 @@ async def links() -> Links:
 def literally(text: str) -> str:
     """A model's or a person's words on one line, as they were said: no link, picture, heading or column of a table."""
     return MARKS.sub(r"\\\1", " ".join(text.split()))
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose cells may hold such words: a bar or a line break in one must not make other columns of them."""
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(" ".join(cell.replace("|", "/").split()) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import re
 import threading
 from collections import OrderedDict
@@ -15,22 +14,19 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tasks import meaning
 from tasks.errors import BadInput
 from tasks.records import Evidence, Reading
+from tasks.sight import MANY, Eye, Floats, Places
+from tasks.sight import UNKNOWN as UNKNOWN
 
-UNKNOWN = "unknown"
 READ_AT_MOST = 4_000
 CITED = 3
 QUOTED = 160
-NEIGHBOURS = 10
-MANY = 3_000
 FOLDS = 5
 ASKED_OF_MANY = 2
 AT_ONCE = 256
@@ -45,9 +41,6 @@ ORIGINAL = re.compile(r"\s*-{2,}\s*original message", re.IGNORECASE)
 ATTRIBUTION = re.compile(r"\s*on\b.{4,200}\bwrote:\s*$", re.IGNORECASE)
 HEADER = re.compile(r"\s*(from|to|cc|date|sent|subject|reply-to):", re.IGNORECASE)
 TOKEN = re.compile(r"[^\W_]{2,}")
-
-Floats = NDArray[np.float64]
-Places = NDArray[np.int64]
 
 
 class Example(NamedTuple):
@@ -91,95 +84,7 @@ def gist(text: str) -> str:
 def digest_of(examples: tuple[Example, ...], unrelated: tuple[str, ...] = ()) -> str:
     """Hex digest of what a memory is made of; the order in which it was handed over does not count."""
     known = sorted((one.source, one.label, one.text) for one in examples)
-    return hashlib.sha256(json.dumps([RECIPE, known, sorted(unrelated)]).encode()).hexdigest()
-
-
-class Sight(NamedTuple):
-    """What the bare model sees in some texts, before anybody asks how often it is right."""
-
-    best: Places
-    """For each text the place of the likeliest intent, never that of `unknown`."""
-    foreign: NDArray[np.bool_]
-    """Whether `unknown` is likelier than any intent."""
-    signs: Floats
-    """What tells right from wrong: rows for calibration."""
-    familiar: Floats
-    """Share of each text that is spelled with pieces of known mail; the rest was never seen."""
-    likeness: Floats
-    """Cosine similarity with each example."""
-
-
-def together(words: Any, letters: Any) -> Any:
-    """One vector of length 1 for each text, half of it words and half of it letters."""
-    return sparse.hstack([words, letters], format="csr") * np.float32(0.5**0.5)
-
-
-class Eye:
-    """Vectors and a classifier over one set of examples; knows nothing of how far it can be trusted."""
-
-    def __init__(self, texts: Sequence[str], labels: Sequence[str]) -> None:
-        many = len(texts) > MANY
-        rare = 2 if many else 1
-        self.labels: list[str] = sorted(set(labels))
-        self.numbers: Places = np.array([self.labels.index(one) for one in labels], dtype=np.int64)
-        self.words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=rare, dtype=np.float32)
-        self.letters = TfidfVectorizer(
-            analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=rare, dtype=np.float32
-        )
-        known = together(self.words.fit_transform(texts), self.letters.fit_transform(texts))
-        # Turned once here: turning it for each mail would take most of the time of a decision.
-        self.known_turned = known.T.tocsr()
-        # Each intent draws its own seed, so the number of threads does not change the result.
-        self.classifier = SGDClassifier(
-            loss="log_loss", alpha=1e-5, max_iter=8 if many else 25, tol=None, random_state=0, n_jobs=2
-        ).fit(known, self.numbers)
-
-        # Unrelated mail is left out: a word known only from there must not make a text look familiar.
-        inside = [text for text, label in zip(texts, labels, strict=True) if label != UNKNOWN]
-        pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4)).fit(inside)
-        self.rarity: dict[str, float] = dict(zip(pieces.get_feature_names_out(), pieces.idf_.tolist(), strict=True))
-        self.never_seen = 1 + math.log(1 + len(inside))
-        self.split = pieces.build_analyzer()
-
-    def familiarity(self, text: str) -> float:
-        weights = [self.rarity.get(one, -self.never_seen) for one in sorted(set(self.split(text)))]
-        return sum(one for one in weights if one > 0) / (sum(abs(one) for one in weights) or 1)
-
-    def vectors(self, texts: Sequence[str]) -> Any:
-        return together(self.words.transform(texts), self.letters.transform(texts))
-
-    def look(self, texts: Sequence[str]) -> Sight:
-        found = self.vectors(texts)
-        raw = np.asarray(self.classifier.decision_function(found), dtype=np.float64)
-        scores = raw if raw.ndim == 2 else np.column_stack([-raw, raw])
-        own = [at for at, one in enumerate(self.labels) if one != UNKNOWN]
-        chance = 1 / (1 + np.exp(-scores))
-        share = chance / chance.sum(axis=1, keepdims=True)
-        rows = np.arange(len(texts))
-        best = np.array(own, dtype=np.int64)[scores[:, own].argmax(axis=1)]
-        foreign = scores[rows, best] < scores.max(axis=1)
-        rivals = share.copy()
-        rivals[rows, best] = -1
-        likeness = np.clip((found @ self.known_turned).toarray().astype(np.float64), 0, 1)
-        few = min(NEIGHBOURS, likeness.shape[1])
-        near = np.argpartition(-likeness, few - 1, axis=1)[:, :few]
-        votes = np.take_along_axis(likeness, near, axis=1) ** 8 + 1e-12
-        agree = np.where(self.numbers[near] == best[:, None], votes, 0).sum(axis=1) / votes.sum(axis=1)
-        mine = np.where(self.numbers[None, :] == best[:, None], likeness, 0).max(axis=1)
-        top = share[rows, best]
-        familiar = np.array([self.familiarity(one) for one in texts])
-        signs = np.column_stack(
-            [
-                np.log(np.clip(top, 1e-6, 1 - 1e-6) / np.clip(1 - top, 1e-6, 1)),
-                np.clip(top - rivals.max(axis=1), -1, 1),
-                np.clip(scores[rows, best], -10, 5),
-                agree,
-                mine,
-                likeness.max(axis=1),
-                familiar,
-            ]
-        )
-        return Sight(best, foreign, signs, familiar, likeness)
+    return hashlib.sha256(json.dumps([RECIPE + meaning.recipe(), known, sorted(unrelated)]).encode()).hexdigest()
 
 
 def folds(examples: Sequence[Example]) -> Places:

@@ -211,6 +211,11 @@ class Policy(Record):
     threshold: float = Field(default=0.6, ge=0, le=1)
     versions: Mapping[str, str] = Field(default_factory=dict)
     lessons: int = Field(default=0, ge=0, description="The last one that it knows; none that came later.")
+    held: tuple[str, ...] = Field(default=(), description="Answers that a rule leaves to people, however sure.")
+
+    def acts_on(self, answer: str, confidence: float = 1.0) -> bool:
+        """Whether a case may be acted on that was read so; else it is handed over."""
+        return confidence >= self.threshold and answer not in self.held
 
 
 class Budget(BaseModel):

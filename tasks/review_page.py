@@ -7,21 +7,15 @@ from collections.abc import Sequence
 import pandas as pd
 from markdown_it import MarkdownIt
 
-from tasks import story_page
+from tasks import proposal_page, story_page
 from tasks.charts import Point, bars, inline, over_time, reliability
 from tasks.figures import MINUTES, Figures, Line, Week
 from tasks.ledger.proposals import Proposal
 from tasks.ledger.reviewed import WEEK, Open, Window, Wrong, name_of, week_of
 from tasks.ledger.story import Told
-from tasks.links import Links, literally
+from tasks.links import Links, literally, table
 from tasks.statistics import Share
 
-APPROVING = (
-    "Cases that people told, to read others by. Each proposal was replayed on held-out cases, without it and with it: "
-    "how many are read rightly, what was gained and lost, the chance of that if it did not help (exact, one-sided), "
-    "and the change with its 95 % interval. What is *proposed* counts after the form `approve`, or `python -m "
-    "deployments approve PROPOSAL`; `decline` refuses it, `revert AGENT SKILL --lessons` takes the newest back."
-)
 SHOWN = 15  # rows of a table that has one for each intent
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --paper: #ffffff; --line: #d9dce3 }
@@ -81,18 +75,18 @@ def markdown(
         *(["## What changed", *(f"- {one}" for one in changes)] if changes else []),
         f"## Worst of the week that ended, {_day(window.until - WEEK)} to {_day(window.until - 1)}",
         _of_the_week(worst, window, asked, links),
-        *(["## What it could learn", _proposed(learning), APPROVING] if learning else []),
+        *proposal_page.parts(learning),
         "## By week",
         inline(drawn["wrong by week"], "wrong by week"),
         inline(drawn["coverage by week"], "coverage by week"),
-        _table(
+        table(
             ("week", "cases", "acted", "coverage", "wrong of acted", "asked", "answered"),
             [_of_week(one) for one in found.weeks],
         ),
         "## Worst of all these weeks",
         _worst(found.worst, links),
         "## By skill, version and intent",
-        _table(
+        table(
             ("", "cases", "acted", "wrong of acted", "false-positive rate", "recall", "escalated", "USD per right one"),
             [_of_line(total), *(_of_line(one) for one in _shown(found.lines))],
         ),
@@ -127,7 +121,7 @@ def to_look_at(window: Window, asked: Sequence[Open], of: int, links: Links) -> 
         "conclusion right or, where nothing was done, would it have been? Say so in the form `verdict`, or with "
         "`python -m deployments verdict CASE --right` or `--wrong`; `python -m deployments why CASE` tells all of it."
     )
-    return f"# What to look at: {window.agent}\n\n{told}\n\n{_table(names, rows)}\n"
+    return f"# What to look at: {window.agent}\n\n{told}\n\n{table(names, rows)}\n"
 
 
 def page(text: str, title: str) -> str:
@@ -211,27 +205,6 @@ def _of_the_week(worst: Sequence[Told], window: Window, asked: Sequence[Open], l
     return f"{story_page.worst(worst, links) or 'Nobody has found a wrong one in it.'}\n\n{wait}"
 
 
-def _proposed(learning: Sequence[Proposal]) -> str:
-    rows = []
-    for one in learning:
-        figures = ["not replayed"] + [""] * 4
-        if (found := one.replay) is not None and found.difference is not None:
-            rates = f"{found.difference:+.1%} ({found.low:+.1%} to {found.high:+.1%})"
-            changed = f"{found.gained} and {found.lost}"
-            figures = [
-                f"{found.held_out}",
-                f"{found.right_before} to {found.right_after}",
-                changed,
-                f"{found.p:.3f}",
-                rates,
-            ]
-        cases = f"{len(one.examples)} ({len(one.evidence)} came out wrong)"
-        state = f"{one.state} by {one.who}" if one.who else one.state
-        rows.append((str(one.id), state, one.skill, cases, *figures))
-    names = ("proposal", "state", "skill", "cases", "held out", "read rightly", "gained and lost", "p", "change")
-    return _table(names, rows)
-
-
 def _worst(worst: Sequence[Wrong], links: Links) -> str:
     if not worst:
         return "Nobody found a wrong one in this window."
@@ -248,7 +221,7 @@ def _worst(worst: Sequence[Wrong], links: Links) -> str:
         )
         for one in worst
     ]
-    return _table(("case and run", "acted as", "sure", "should be", "says", "because of", "its story", "verdict"), rows)
+    return table(("case and run", "acted as", "sure", "should be", "says", "because of", "its story", "verdict"), rows)
 
 
 def _steps(found: Figures) -> str:
@@ -257,7 +230,7 @@ def _steps(found: Figures) -> str:
         known = one.wrong.value is not None
         said = f"{one.wrong.value:+.1%} ({one.wrong.low:+.1%} to {one.wrong.high:+.1%})" if known else "not known"
         rows.append((one.skill, f"{one.before} to {one.now}", said))
-    return _table(("skill", "version", "change of what is wrong of acted, in percentage points"), rows)
+    return table(("skill", "version", "change of what is wrong of acted, in percentage points"), rows)
 
 
 def _counted(found: Figures) -> str:
@@ -274,13 +247,6 @@ def _counted(found: Figures) -> str:
 def _kappa(found: Figures, people: bool) -> str:
     one = found.people_agree if people else found.judge_agrees
     return "not known" if one is None else f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f}, {one.pairs} pairs)"
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    # Answers are a model's words: a bar or a line break in one must not make other columns of them.
-    lines += ["| " + " | ".join(" ".join(cell.replace("|", "/").split()) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def _day(moment: float) -> str:

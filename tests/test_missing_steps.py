@@ -97,7 +97,7 @@ def test_an_older_ledger_counts_what_it_has_when_it_is_migrated(ledger: Ledger, 
         c.execute(text("DROP INDEX outcomes_of_agent"))
         c.execute(text("DROP INDEX markers_unfinished"))
         c.execute(text("ALTER TABLE markers DROP COLUMN finished"))
-        reviewing = ("lessons", "proposals", "releases", "thresholds", "reviews", "audits")
+        reviewing = ("rules", "lessons", "proposals", "releases", "thresholds", "reviews", "audits")
         for newer in ("notes", "signals", "later", "batches", "rates", "spending", *reviewing):
             c.execute(text(f"DROP TABLE {newer}"))
         c.execute(text("UPDATE alembic_version SET version_num = '0002'"))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import func, select, update
@@ -26,16 +29,19 @@ from tasks.ledger.database import Ledger
 from tasks.ledger.holders import register
 from tasks.ledger.releases import place, releases_of, set_stage, show_to_shadows, to_begin, version_for
 from tasks.ledger.reviewed import WEEK, begins, week_of
-from tasks.ledger.tables import SHADOW, audits, cases, effects, outcomes, releases
+from tasks.ledger.tables import SHADOW, agents, audits, cases, effects, journal, outcomes, releases
 from tasks.ledger.verdicts import say
 from tasks.process import this_process
 from tasks.records import Agent
-from tasks.releases import Beside, ruling
-from tasks.statistics import Stratum, change, newcombe
+from tasks.releases import LEVEL, Beside, ruling
+from tasks.statistics import Difference, Stratum, change, newcombe
+from tests import forked
 from tests.conftest import arrival, fill
 
 SKILL = '''"""Says yes; yes is right."""
 import hashlib
+import os
+import signal
 from functools import partial
 
 from prefect import flow
@@ -63,7 +69,24 @@ async def worse(cases: list[CaseId]) -> None:
 @flow(name="sorting", version="3")
 async def better(cases: list[CaseId]) -> None:
     await each(cases, partial(work, 0.0))
+
+
+@flow(name="sorting", version="9")
+async def deadly(cases: list[CaseId]) -> None:
+    await each(cases, lambda case: os.kill(os.getpid(), signal.SIGKILL))
 '''
+TICK = """
+import asyncio, os
+from pathlib import Path
+import skills
+from skills import _catalogue
+_catalogue.SKILLS = Path(os.environ["HOLDFAST_HOME"]) / "skills"
+skills.__path__ = [str(_catalogue.SKILLS)]
+from flows.loop import agent_loop
+from tasks.records import Agent
+reply = {"reply": "maildir:sent"}
+asyncio.run(agent_loop(Agent(name="desk", source="maildir:inbox", skills=["sorting"], effects=reply), dry_run=False))
+"""
 
 
 @pytest.fixture
@@ -163,13 +186,13 @@ def test_a_case_in_flight_is_not_given_to_another_version(ledger: Ledger, tmp_pa
 def test_a_shadow_lets_nothing_leave_and_enters_no_rate(desk: Ledger, tmp_path: Path) -> None:
     assert tick() == "Idle"
     staged("3", "shadow", 1.0)
-    mails(tmp_path, 1, 110)
+    mails(tmp_path, 1, 140)
     assert tick() == "Completed"
-    assert worked(desk) == {"1": 110, "3": 110}
-    assert len(list((tmp_path / "sent/new").iterdir())) == 110
+    assert worked(desk) == {"1": 140, "3": 140}
+    assert len(list((tmp_path / "sent/new").iterdir())) == 140
     states = select(effects.c.state, func.count()).group_by(effects.c.state)
     kept = desk.read_now("look", lambda c: {row[0]: row[1] for row in c.execute(states)})
-    assert kept == {"confirmed": 110, "rehearsed": 110}
+    assert kept == {"confirmed": 140, "rehearsed": 140}
     assert desk.write_now("again", lambda c: show_to_shadows(c, "desk", 100)) == 0
     assert desk.write_now("redo", lambda c: redo_rehearsed(c, 0, "Ann")) == [], "a copy would have been made live"
     assert tick() == "Idle"
@@ -181,6 +204,31 @@ def test_a_shadow_lets_nothing_leave_and_enters_no_rate(desk: Ledger, tmp_path: 
     people_answer(desk)
     asyncio.run(review(agent="desk", audits=60, target=0.3, change=True))
     assert stages(desk) == {"3": "canary"}, "people's word on the real cases says that it is better"
+
+
+def test_a_shadow_whose_copies_kill_is_retired_and_its_agent_goes_on(
+    desk: Ledger, tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    assert tick() == "Idle"
+    staged("9", "shadow", 1.0)
+    mails(tmp_path, 1, 3)
+    for _ in range(3):
+        assert forked.start(code=TICK).wait(120) == -signal.SIGKILL
+    assert forked.start(code=TICK).wait(120) == 0, "the agent is stopped by what only rehearses"
+    row = desk.read_now("look", lambda c: c.execute(select(agents)).one())
+    assert (row.paused, row.fruitless) == ("", 0)
+    (gone,) = desk.read_now("look", lambda c: releases_of(c, "desk"))
+    assert (gone.version, gone.stage, gone.who) == ("9", "retired", "recovery") and "killed its process" in gone.why
+    copies = select(cases.c.state, cases.c.reason).where(cases.c.source.startswith(SHADOW)).order_by(cases.c.id)
+    first, *others = desk.read_now("look", lambda c: c.execute(copies).all())
+    assert first.state == "quarantined" and "3 attempts died" in first.reason
+    assert [one.state for one in others] == ["quarantined"] * 2 and "another copy" in others[0].reason
+    said = select(journal.c.what).where(journal.c.who == "recovery")
+    noted = " ".join(desk.read_now("look", lambda c: c.execute(said).scalars().all()))
+    assert "sorting 9 is retired" in noted and "quarantined 2 other copies" in noted and "paused" not in noted
+    mails(tmp_path, 10, 2)
+    assert tick() == "Completed" and len(list((tmp_path / "sent/new").iterdir())) == 5
 
 
 def test_a_version_that_the_code_has_no_more_leaves_no_case_behind(desk: Ledger, tmp_path: Path) -> None:
@@ -211,7 +259,7 @@ def test_canaries_never_have_more_than_all_cases_and_one_version_is_live(ledger:
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "stage", "most"), [(0.08, 0.08, "retired", 0.04), (0.05, 0.10, "live", 0.03)]
+    ("before", "now", "stage", "most"), [(0.08, 0.08, "retired", 0.01), (0.05, 0.10, "live", 0.005)]
 )
 def test_chance_alone_seldom_takes_a_version_back_or_promotes_a_worse_one(
     before: float, now: float, stage: str, most: float
@@ -219,10 +267,54 @@ def test_chance_alone_seldom_takes_a_version_back_or_promotes_a_worse_one(
     dice, ruled = random.Random(5), 0
     for _ in range(600):
         wrong = [sum(dice.random() < rate for _ in range(150)) for rate in (now, before)]
-        found = change([Stratum(10**8, 150, wrong[0])], [Stratum(10**8, 150, wrong[1])])
+        found = change([Stratum(10**8, 150, wrong[0])], [Stratum(10**8, 150, wrong[1])], LEVEL)
         acted = [sum(dice.random() < 0.8 for _ in range(500)) for _ in "12"]
-        ruled += ruling(Beside(found, newcombe(acted[0], 500, acted[1], 500), 150), "live")[0] == stage
+        ruled += ruling(Beside(found, newcombe(acted[0], 500, acted[1], 500, LEVEL), 150), "live")[0] == stage
     assert ruled / 600 <= most
+
+
+@functools.cache
+def compared(audits: int, now: int, before: int) -> Difference:
+    return change([Stratum(10**8, audits, now)], [Stratum(10**8, audits, before)], LEVEL)
+
+
+def tried(now: float, covered: float, audits: int, dice: np.random.Generator) -> str:
+    """How a trial of half a year ends that is looked at twice a week, over eight weeks at the most, beside 8 % wrong.
+
+    `audits` are those of half a week of each version; of 1,000 cases a week the new one has 100 and acts on `covered`.
+    """
+    wrong = dice.binomial(audits, [[now], [0.08]], (2, 52))
+    acted = dice.binomial([[100], [900]], [[covered], [0.8]], (2, 26))
+    for look in range(52):
+        week = look // 2
+        first = max(0, week - 7)
+        a, b = (int(one) for one in wrong[:, 2 * first : look + 1].sum(axis=1))
+        ours, theirs = (int(one) for one in acted[:, first : week + 1].sum(axis=1))
+        seen, weeks = audits * (look + 1 - 2 * first), week + 1 - first
+        both = newcombe(ours, 100 * weeks, theirs, 900 * weeks, LEVEL)
+        stage, _ = ruling(Beside(compared(seen, a, b), both, seen), "live")
+        if stage is not None:
+            return stage
+    return "canary"
+
+
+@pytest.mark.parametrize(
+    ("now", "covered", "ends", "least", "most"),
+    [
+        (0.08, 0.8, "retired", 0.0, 0.1),
+        (0.10, 0.8, "live", 0.0, 0.08),
+        (0.13, 0.8, "live", 0.0, 0.015),
+        (0.18, 0.8, "retired", 0.97, 1.0),
+        (0.03, 0.8, "live", 0.9, 1.0),
+        (0.08, 0.7, "retired", 0.97, 1.0),
+    ],
+    ids=["as good", "worse by 2", "worse by 5", "worse by 10", "better by 5", "acts on less by 10"],
+)
+def test_in_a_trial_of_half_a_year_that_is_looked_at_52_times_chance_seldom_rules(
+    now: float, covered: float, ends: str, least: float, most: float
+) -> None:
+    dice = np.random.default_rng(5)
+    assert least <= np.mean([tried(now, covered, 10, dice) == ends for _ in range(200)]) <= most
 
 
 def test_a_difference_of_two_counted_shares_is_the_published_one() -> None:

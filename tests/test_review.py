@@ -111,6 +111,14 @@ def test_nobody_is_asked_about_another_case_when_a_review_is_repeated(desk: Ledg
     assert kinds == {"acted", "handed_over"}, "what was not acted on is never looked at"
 
 
+def test_a_review_says_of_how_many_it_asked_itself(desk: Ledger) -> None:
+    history(desk, 2, 200)
+    found = reviewed(desk, audits=40)
+    asked = [one["asked"] for one in found["weeks"]]
+    assert sum(asked) == len(drawn(desk)) and min(asked) >= 35
+    assert [one["answered"] for one in found["weeks"]] == [0, 0]
+
+
 def test_two_reviews_at_once_draw_a_week_by_one_plan(desk: Ledger) -> None:
     history(desk, 1, 60)
     period, others = name_of(week_of(time.time()) - 1), [Ledger(desk.url) for _ in range(2)]
@@ -118,7 +126,7 @@ def test_two_reviews_at_once_draw_a_week_by_one_plan(desk: Ledger) -> None:
     waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
     def slowly(c: Connection) -> int:
-        new = ask_about(c, "desk", period, {1: ("acted", 0.5), 2: ("acted", 0.5)})
+        new = ask_about(c, "desk", period, {1: ("acted", 0.5), 2: ("acted", 0.5)}, 1.0)
         entered.set()
         assert go.wait(60)
         return new
@@ -133,7 +141,7 @@ def test_two_reviews_at_once_draw_a_week_by_one_plan(desk: Ledger) -> None:
         first = pool.submit(others[0].write_now, "ask", slowly)
         assert entered.wait(60)
         given = {2: ("acted", 0.1), 3: ("acted", 0.1)}
-        second = pool.submit(others[1].write_now, "ask", lambda c: ask_about(c, "desk", period, given))
+        second = pool.submit(others[1].write_now, "ask", lambda c: ask_about(c, "desk", period, given, 2.0))
         wait_for(lambda: second.done() or is_behind(), 60, "the second draw")
         go.set()
         assert (first.result(), second.result()) == (2, 0)

@@ -85,9 +85,12 @@ async def answer(case: Case) -> Outcome:
         reading = _grounded(case, await read(case))
     except Unusable as why:
         return await hand_over(case, Reading(intent=UNKNOWN, confidence=0.0), str(why))
-    if reading.confidence < policy().threshold or reading.intent not in _knowledge().by_intent:
+    if reading.intent not in _knowledge().by_intent:
+        return await hand_over(case, reading, "it fits no intent")
+    if not policy().acts_on(reading.intent, reading.confidence):
         below = f"confidence {reading.confidence:.2f} is below {policy().threshold:.2f}"
-        return await hand_over(case, reading, "it fits no intent" if reading.intent == UNKNOWN else below)
+        ruled = f"a rule leaves {reading.intent} to people"
+        return await hand_over(case, reading, ruled if reading.intent in policy().held else below)
     if not case.sender:
         return await hand_over(case, reading, "the mail has no address that an answer could go to")
     try:

@@ -77,12 +77,14 @@ proposals = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("agent", String(40), nullable=False),
     Column("skill", String(80), nullable=False),
-    Column("kind", String(20), nullable=False, doc="examples: cases that the embedded model shall read others by"),
-    Column("digest", String(64), nullable=False, doc="Of the content: the same is proposed once."),
-    Column("content", Text, nullable=False, doc="JSON: [case, label] of each."),
-    Column("evidence", Text, nullable=False, doc="JSON: the cases among them that came out wrong."),
+    Column("kind", String(20), nullable=False, doc="examples (to read others by) or rule (what is left to people)"),
+    Column("digest", String(64), nullable=False, doc="Of the content, and of a rule's evidence: proposed once."),
+    Column("content", Text, nullable=False, doc="JSON: [case, label] of each example; a `Rule`."),
+    Column(
+        "evidence", Text, nullable=False, doc="JSON: the cases that speak for it: wrong ones, or to lift a rule all."
+    ),
     Column("review", Integer, ForeignKey("reviews.id"), doc="What wrote it."),
-    Column("replay", Text, nullable=False, doc="JSON: a `Replay`; empty: it was never replayed."),
+    Column("replay", Text, nullable=False, doc="JSON: a `Replay`, or a rule's `Exam`; empty: never replayed."),
     Column("state", String(10), nullable=False, doc="proposed, active, declined, reverted or replaced (by a newer)"),
     Column("who", String(80), nullable=False, server_default="", doc="Who decided it last"),
     Column("why", Text, nullable=False, server_default=""),
@@ -104,6 +106,20 @@ lessons = Table(
     Column("active", Boolean, nullable=False, server_default=text("true")),
     Column("at", Float, nullable=False),
     Index("lessons_of_skill", "agent", "skill", "id"),
+)
+
+rules = Table(
+    "rules",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("agent", String(40), nullable=False),
+    Column("skill", String(80), nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("held", Boolean, nullable=False, doc="Its cases are handed over; else a rule that said so is lifted."),
+    Column("proposal", Integer, ForeignKey("proposals.id"), nullable=False, doc="What laid it down."),
+    Column("active", Boolean, nullable=False, server_default=text("true"), doc="The newest of an answer counts."),
+    Column("at", Float, nullable=False),
+    Index("rules_of_skill", "agent", "skill", "id"),
 )
 
 releases = Table(

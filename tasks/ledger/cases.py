@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, exists, func, insert, o
 
 from tasks.errors import FenceLost
 from tasks.ledger.lessons import newest as newest_lesson
+from tasks.ledger.rules import held_answers
 from tasks.ledger.tables import (
     SHADOW,
     agents,
@@ -150,14 +151,15 @@ def begin(
         c.execute(update(cases).where(cases.c.id == case).values(state="quarantined", reason=why))
         return NotBegun(case, f"it is quarantined: {why}")
     agent = Agent.model_validate_json(owner.settings)
-    # Thresholds, versions and lessons are pinned, so that a replay after a restart takes the same turns as before it.
+    # Threshold, version, lessons and rules are pinned, so that a replay after a restart takes the same turns as before.
     if row.policy:
         # Its version is another one only if a person asked for that one, or if the code has the first no more.
         policy = Policy.model_validate_json(row.policy).model_copy(update={"versions": {skill: version}})
     else:
         found, learnt = threshold_of(c, row.agent, skill), newest_lesson(c, row.agent, skill)
         threshold = agent.threshold if found is None else found
-        policy = Policy(threshold=threshold, versions={skill: version}, lessons=learnt)
+        held = held_answers(c, row.agent, skill)
+        policy = Policy(threshold=threshold, versions={skill: version}, lessons=learnt, held=held)
     fence = row.fence + 1
     values = dict(state="working", holder=holder, fence=fence, policy=policy.model_dump_json(), reason="", skill=skill)
     # More rows than were counted: a process of an older version stored them.

@@ -9,7 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from tasks.ledger.calls import lose_calls_of
+from tasks.ledger.releases import retire_shadow
 from tasks.ledger.tables import (
+    SHADOW,
     agents,
     attempts,
     cases,
@@ -124,10 +126,13 @@ def _end(c: Connection, holder: str, how: str) -> None:
     if ended.rowcount == 0:  # another process was first
         return
     held = c.execute(select(cases).where(cases.c.holder == holder).with_for_update()).all()
+    deadly = set()
     for case in held:
         died = how in BLAMED
         deaths = _deaths(c, case) if died else case.deaths
         poison = deaths >= DEATHS
+        if poison and case.source.startswith(SHADOW):
+            deadly.add((case.agent, case.source))
         why = f"{deaths} attempts died at the same point of this case; see `why {case.id}`, then `release {case.id}`"
         c.execute(
             update(cases)
@@ -147,7 +152,11 @@ def _end(c: Connection, holder: str, how: str) -> None:
             .values(ended=time.time(), how="died" if died else "returned", why=f"its process {how}")
         )
     lose_calls_of(c, holder)
-    _end_ticks(c, holder, how)
+    for agent, source in sorted(deadly):
+        retire_shadow(c, agent, source)
+    # What only rehearses shall stop nothing that does not: its deaths are counted by its copies, which end it.
+    rehearsed = any(case.source.startswith(SHADOW) for case in held)
+    _end_ticks(c, holder, how in BLAMED and not rehearsed)
 
 
 def _deaths(c: Connection, case: Row[tuple[object, ...]]) -> int:
@@ -160,9 +169,9 @@ def _deaths(c: Connection, case: Row[tuple[object, ...]]) -> int:
     return 1 if progress else int(case.deaths) + 1
 
 
-def _end_ticks(c: Connection, holder: str, how: str) -> None:
+def _end_ticks(c: Connection, holder: str, blamed: bool) -> None:
     for agent in c.execute(select(agents).where(agents.c.holder == holder)).all():
-        fruitless = agent.fruitless + (how in BLAMED)
+        fruitless = agent.fruitless + blamed
         paused = agent.paused
         if fruitless >= DEATHS and not paused:
             paused = (

@@ -15,7 +15,7 @@ from tasks.errors import BadInput
 from tasks.ledger.cases import ready
 from tasks.ledger.inserts import insert_or_nothing
 from tasks.ledger.journal import note
-from tasks.ledger.tables import SHADOW, cases, outcomes, releases
+from tasks.ledger.tables import SHADOW, cases, outcomes, releases, unsettled
 from tasks.records import CaseId, Policy
 
 MOST = 20_000
@@ -164,6 +164,22 @@ def show_to_shadows(c: Connection, agent: str, limit: int) -> int:
             c.execute(update(releases).where(releases.c.id == one.id).values(seen=rows[-1][0]))
         looked += len(rows)
     return looked
+
+
+def retire_shadow(c: Connection, agent: str, source: str) -> None:
+    """End what rehearses copies of this source, because one of them killed its process again and again.
+
+    Its other copies are quarantined; where they are those of a version in shadow, that is retired.
+    """
+    skill, _, version = source.removeprefix(SHADOW).partition("/")
+    why = "a copy that it rehearsed killed its process three times; see `why` of its quarantined cases"
+    waits = (unsettled(), cases.c.agent == agent, cases.c.source == source, cases.c.state.in_(("open", "parked")))
+    reason = f"another copy that {skill} {version} rehearsed killed its process three times; `release` tries this one"
+    rest = c.execute(update(cases).where(*waits).values(state="quarantined", reason=reason, suspect=False)).rowcount
+    mine = (one for one in releases_of(c, agent) if (one.skill, one.version, one.stage) == (skill, version, "shadow"))
+    if next(mine, None) is not None:
+        set_stage(c, agent, skill, version, "retired", 0.0, "recovery", why)
+    note(c, "recovery", f"quarantined {rest} other copies that {skill} {version} was to rehearse: {why}", agent=agent)
 
 
 def copy_case(

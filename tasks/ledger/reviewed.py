@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Integer, case, cast, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, and_, case, cast, exists, func, insert, select, update
 
 from tasks.ledger.inserts import insert_or_nothing
 from tasks.ledger.standing import newest_words, truths
@@ -168,7 +168,7 @@ def audited(c: Connection, window: Window) -> list[Audited]:
         select(outcomes.c.id, outcomes.c.case, audits.c.period, audits.c.stratum, audits.c.chance, *columns)
         .add_columns(found_by_people.c.right, func.coalesce(found_by_people.c.label, ""), audits.c.asked)
         .select_from(joined)
-        .where(*concluded(window), audits.c.asked < window.as_of)
+        .where(*concluded(window), audits.c.asked <= window.as_of)
         .order_by(audits.c.period, audits.c.stratum, outcomes.c.id)
     )
     rows = c.execute(found).all()
@@ -238,9 +238,10 @@ def disagreements(c: Connection, window: Window) -> list[tuple[int, str, bool, b
     return [(row[0], row[1], row[2], row[3], row[4]) for row in c.execute(found).all()]
 
 
-def ask_about(c: Connection, agent: str, period: str, drawn: dict[int, tuple[str, float]]) -> int:
+def ask_about(c: Connection, agent: str, period: str, drawn: dict[int, tuple[str, float]], as_of: float) -> int:
     """Enter outcomes that somebody shall look at, with their stratum and chance; those entered before stay as they are.
 
+    They are asked `as_of` the moment when their review began, so that it counts them itself, and again if it is killed.
     Returns how many are new; none where another review drew from this week meanwhile: chances are those of one plan.
     """
     # Under its agent's lock: of two reviews at once the later one looks when the draw of the first is there.
@@ -249,7 +250,7 @@ def ask_about(c: Connection, agent: str, period: str, drawn: dict[int, tuple[str
         return 0
     new = 0
     for outcome, (stratum, chance) in sorted(drawn.items()):
-        row = dict(outcome=outcome, agent=agent, period=period, stratum=stratum, chance=chance, asked=time.time())
+        row = dict(outcome=outcome, agent=agent, period=period, stratum=stratum, chance=chance, asked=as_of)
         new += c.execute(insert_or_nothing(c, audits).values(row)).rowcount
     return new
 
@@ -259,17 +260,25 @@ def was_drawn(c: Connection, agent: str, period: str) -> bool:
     return bool(c.execute(select(exists().where(audits.c.agent == agent, audits.c.period == period))).scalar())
 
 
-def spent(c: Connection, window: Window) -> dict[tuple[str, str], int]:
-    """Nanodollars that an agent's calls cost, by skill and version."""
-    began = (model_calls.c.began >= window.since, model_calls.c.began < window.until)
-    booked = (model_calls.c.state == "answered", model_calls.c.ended < window.as_of)
-    by = (model_calls.c.skill, model_calls.c.version)
-    found = (
-        select(*by, func.sum(model_calls.c.spent))
-        .where(model_calls.c.agent == window.agent, *began, *booked)
-        .group_by(*by)
-    )
-    return {(row[0], row[1]): int(row[2] or 0) for row in c.execute(found.group_by(*by)).all()}
+def spent(c: Connection, window: Window) -> dict[tuple[str, str, str | None], int]:
+    """Nanodollars that an agent's calls cost, by skill, version and what came of the case.
+
+    That is None where the same skill and version concluded nothing about it in the window: a case still in hand, a
+    copy that only rehearsed.
+    """
+    calls = model_calls.c
+    began = (calls.began >= window.since, calls.began < window.until)
+    booked = (calls.agent == window.agent, calls.state == "answered", calls.ended < window.as_of)
+    # Looked up call by call: joined to `concluded`, SQLite would go through all of an agent's outcomes for each.
+    of_case = outcomes.alias("of_case")
+    live = (of_case.c.case == calls.case, ~of_case.c.rehearsed, of_case.c.at < window.as_of)
+    last = select(func.max(of_case.c.id)).where(*live).correlate(model_calls).scalar_subquery()
+    within = (outcomes.c.at >= window.since, outcomes.c.at < window.until)
+    same = (outcomes.c.skill == calls.skill, outcomes.c.version == calls.version)
+    joined = model_calls.join(outcomes, and_(outcomes.c.id == last, *same, *within), isouter=True)
+    by = (calls.skill, calls.version, outcomes.c.answer)
+    found = select(*by, func.sum(calls.spent)).select_from(joined).where(*began, *booked).group_by(*by)
+    return {(row[0], row[1], row[2]): int(row[3] or 0) for row in c.execute(found).all()}
 
 
 def begin_review(c: Connection, agent: str, since: float, until: float) -> tuple[int, Window]:

@@ -25,6 +25,7 @@ from tasks.ledger.audit_tables import lessons as lessons
 from tasks.ledger.audit_tables import proposals as proposals
 from tasks.ledger.audit_tables import releases as releases
 from tasks.ledger.audit_tables import reviews as reviews
+from tasks.ledger.audit_tables import rules as rules
 from tasks.ledger.audit_tables import thresholds as thresholds
 from tasks.ledger.audit_tables import verdicts as verdicts
 from tasks.ledger.queues import asked_later as asked_later

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from sqlalchemy import Connection, Row, insert, select, update
@@ -10,9 +11,9 @@ from tasks.ledger.journal import note
 from tasks.ledger.tables import thresholds
 
 
-def threshold_of(c: Connection, agent: str, skill: str) -> float | None:
+def threshold_of(c: Connection, agent: str, skill: str, as_of: float = math.inf) -> float | None:
     """The threshold in force; None where the agent's own settings count."""
-    row = _in_force(c, agent, skill)
+    row = _in_force(c, agent, skill, as_of)
     return None if row is None else float(row.threshold)
 
 
@@ -40,6 +41,6 @@ def revert_threshold(c: Connection, agent: str, skill: str, who: str) -> float |
     return float(row.threshold)
 
 
-def _in_force(c: Connection, agent: str, skill: str) -> Row[tuple[object, ...]] | None:
-    mine = (thresholds.c.agent == agent, thresholds.c.skill == skill, ~thresholds.c.reverted)
+def _in_force(c: Connection, agent: str, skill: str, as_of: float = math.inf) -> Row[tuple[object, ...]] | None:
+    mine = (thresholds.c.agent == agent, thresholds.c.skill == skill, ~thresholds.c.reverted, thresholds.c.at < as_of)
     return c.execute(select(thresholds).where(*mine).order_by(thresholds.c.id.desc()).limit(1)).one_or_none()

@@ -27,7 +27,7 @@ async def read(case: Case) -> Reading:
 async def answer(case: Case) -> Outcome:
     reading = await read(case)
     said = {"answer": reading.intent, "confidence": reading.confidence, "evidence": reading.evidence}
-    if reading.confidence < policy().threshold or reading.intent == UNKNOWN:
+    if reading.intent == UNKNOWN or not policy().acts_on(reading.intent, reading.confidence):
         await perform(Effect(kind="hand_over", subject=f"case {case.id}", body=f"perhaps {reading.intent}"))
         return Outcome(kind="handed_over", **said)
     await perform(reply_to(case, f"What we have to say about {reading.intent}."))

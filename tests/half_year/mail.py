@@ -49,6 +49,8 @@ def half_year(data: Path, seed: int, drift: bool, weeks: int = WEEKS, per_week: 
             known[one.intent].append(one.text)
         else:
             asked.append(one)
+    # Anew: what comes first of the rows are the questions of common intents, the others' having become known.
+    dice.shuffle(asked)
     late = set(dice.sample(sorted(known), LATE)) if drift else set()
     later = [one for one in asked if one.intent in late]
     usual = [one for one in asked if one.intent not in late]

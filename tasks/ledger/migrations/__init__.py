@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-HEAD = "0012"
+HEAD = "0014"
 LOCK = 5_108_114  # any number, the same for all processes of the project
 
 
