@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup test check demo up down bench chaos simulate review-sim clean
+.PHONY: setup test check demo demo-incidents up down bench chaos simulate review-sim clean
 
 setup: .venv/ready
 
@@ -23,6 +23,12 @@ test: check
 
 demo: setup
 	$(BIN)/python -m deployments demo --keep
+
+# Alerts of a real Prometheus and Alertmanager, from SEED; JSON=FILE keeps the figures, DATA=DIR plays real series (a
+# copy of NAB), KEEP=1 leaves all of it up at the end.
+demo-incidents: setup
+	$(BIN)/python -m deployments.demo_incidents --seed $(or $(SEED),1) $(if $(JSON),--json $(JSON)) \
+		$(if $(DATA),--data $(DATA)) $(if $(KEEP),--keep)
 
 up: setup
 	$(BIN)/python -m deployments up

@@ -145,7 +145,7 @@ class House:
         self.api = self.env["PREFECT_API_URL"]
         for name in (*SETTINGS, "HOLDFAST_HOME", "PREFECT_HOME", "PREFECT_API_URL"):
             os.environ[name] = self.env[name]  # the client in this process talks to the same server
-        prefect, worker = [sys.executable, "-m", "prefect"], [sys.executable, "-m", "deployments.worker"]
+        prefect, worker = ([sys.executable, "-m", f"deployments.{name}"] for name in ("server", "worker"))
         serve = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
         work = ["worker", "start", "--pool", POOL, "--type", "process", "--name", f"holdfast-{port}"]
         self.server, self.worker = Child("server", prefect + serve, self.env), Child("worker", worker + work, self.env)
