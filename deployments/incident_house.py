@@ -10,7 +10,7 @@ from tasks.errors import BadInput
 
 AGENT = "incidents"
 DEPLOYMENT = f"agent-loop/{AGENT}"
-HEARTBEAT_SECONDS = 10.0  # Alertmanager rings; this is for what no ring tells of
+HEARTBEAT_SECONDS = 30.0  # Alertmanager rings; this is for what no ring tells of
 NEEDED = ("recover",)  # the only other deployment that goes by a schedule here
 UNENDED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
 
@@ -40,6 +40,7 @@ async def go_live(alerting: Alerting, pager: str) -> None:
                 agent = {**one.parameters["agent"], **own}
                 live = {**one.parameters, "agent": agent, "dry_run": False}
                 await client.update_deployment(one.id, DeploymentUpdate(parameters=live, schedules=heartbeat))
+                await client.create_flow_run_from_deployment(one.id)
             elif one.schedules and one.name not in NEEDED:
                 await client.set_deployment_paused_state(one.id, True)
 
