@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from deployments import agents, waiting
+from deployments.console import WHO, fail, out
 from tasks.errors import HoldfastError, LedgerLost
 from tasks.home import home, taught
 from tasks.ledger import the_ledger
@@ -20,8 +21,7 @@ from tasks.ledger.again import redo as work_again
 from tasks.ledger.again import redo_rehearsed
 from tasks.ledger.again import release as let_go
 from tasks.ledger.again import resolve as settle_doubt
-from tasks.ledger.agents import drain_all, switch_effects
-from tasks.ledger.agents import resume as start_again
+from tasks.ledger.agents import drain_all
 from tasks.ledger.proposals import decide, newest_proposals, take_back, take_rule_back
 from tasks.ledger.releases import releases_of
 from tasks.ledger.story import story
@@ -30,14 +30,9 @@ from tasks.ledger.verdicts import say
 from tasks.verdict_file import import_verdicts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-out = Console(highlight=False)
+app.add_typer(waiting.app)
+app.add_typer(agents.app)
 GRACE_SECONDS = 30.0  # for a step that runs when `up` is asked to stop; what takes longer is ended, without blame
-WHO = f"{getpass.getuser()} at the command line"
-
-
-def _fail(text: str) -> typer.Exit:
-    out.print(text, style="red", markup=False, soft_wrap=True)
-    return typer.Exit(1)
 
 
 @app.command()
@@ -72,7 +67,7 @@ def down(seconds: Annotated[float, typer.Option(help="How long `up` may take to 
 
     pid = who_is_up()
     if pid is None:
-        raise _fail(f"Nothing is up on {home()}.")
+        raise fail(f"Nothing is up on {home()}.")
     os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -80,7 +75,7 @@ def down(seconds: Annotated[float, typer.Option(help="How long `up` may take to 
             out.print("Down.")
             return
         time.sleep(0.1)
-    raise _fail(f"Process {pid} is still draining after {seconds:.0f} s. Wait, or end it with `kill -9 {pid}`.")
+    raise fail(f"Process {pid} is still draining after {seconds:.0f} s. Wait, or end it with `kill -9 {pid}`.")
 
 
 @app.command()
@@ -128,7 +123,7 @@ def why(case: int) -> None:
     """Tell the story of one case, in order."""
     told = the_ledger().read_now(f"tell the story of case {case}", lambda c: story(c, case))
     if not told:
-        raise _fail(f"There is no case {case}. A tick's table in the UI lists the ids.")
+        raise fail(f"There is no case {case}. A tick's table in the UI lists the ids.")
     for line in told:
         at = f"{datetime.fromtimestamp(line.at, UTC):%d %b %H:%M:%S}"
         out.print(f"{at}  {line.what}{line.words}", soft_wrap=True, markup=False)
@@ -142,7 +137,7 @@ def redo(
 ) -> None:
     """Work one case again, or make rehearsed ones live; the next tick takes them."""
     if (case is None) == (since is None):
-        raise _fail("Name one case, or --since a date.")
+        raise fail("Name one case, or --since a date.")
     if case is not None:
         the_ledger().write_now(f"redo case {case}", lambda c: work_again(c, case, WHO, resend))
         out.print(f"Case {case} is open again; the next tick works it afresh.")
@@ -156,7 +151,7 @@ def redo(
 def release(case: int, why: Annotated[str, typer.Option(help="What was mended, for the journal.")] = "") -> None:
     """Give a quarantined or parked case another chance."""
     if not the_ledger().write_now(f"release case {case}", lambda c: let_go(c, case, WHO, why)):
-        raise _fail(f"Case {case} is neither quarantined nor parked; see `why {case}`.")
+        raise fail(f"Case {case} is neither quarantined nor parked; see `why {case}`.")
     out.print(f"Case {case} is open again.")
 
 
@@ -164,7 +159,7 @@ def release(case: int, why: Annotated[str, typer.Option(help="What was mended, f
 def resolve(case: int, sent: Annotated[bool, typer.Option("--sent/--not-sent", help="What you saw outside.")]) -> None:
     """Say what became of an effect that nobody could tell of."""
     if not the_ledger().write_now(f"resolve case {case}", lambda c: settle_doubt(c, case, sent, WHO)):
-        raise _fail(f"Case {case} has no effect in doubt; see `why {case}`.")
+        raise fail(f"Case {case} has no effect in doubt; see `why {case}`.")
     out.print(f"Noted; case {case} goes on with the next tick.")
 
 
@@ -237,19 +232,19 @@ def revert(
     if rules:
         rule = the_ledger().write_now(f"revert {skill}", lambda c: take_rule_back(c, agent, skill, WHO))
         if rule is None:
-            raise _fail(f"No rule on the answers of {agent}'s {skill} is left to take back.")
+            raise fail(f"No rule on the answers of {agent}'s {skill} is left to take back.")
         out.print(f"Proposal {rule.id} ({rule}) counts no more for cases that begin from now on.", markup=False)
         return
     if lessons:
         back = the_ledger().write_now(f"revert {skill}", lambda c: take_back(c, agent, skill, WHO))
         if back is None:
-            raise _fail(f"Nothing that {agent}'s {skill} was taught is left to take back.")
+            raise fail(f"Nothing that {agent}'s {skill} was taught is left to take back.")
         taught().touch()
         out.print(f"{back[1]} lesson(s) of proposal {back[0]} count no more for cases that begin from now on.")
         return
     before = the_ledger().write_now(f"revert {skill}", lambda c: revert_threshold(c, agent, skill, WHO))
     if before is None:
-        raise _fail(f"No threshold of {agent}'s {skill} was ever changed, or all changes are taken back.")
+        raise fail(f"No threshold of {agent}'s {skill} was ever changed, or all changes are taken back.")
     now = the_ledger().read_now("read the threshold", lambda c: threshold_of(c, agent, skill))
     where = "what the agent's settings say" if now is None else f"{now:.2f}"
     out.print(f"{skill} no longer acts from {before:.2f} on, but from {where}, in cases that begin from now on.")
@@ -262,24 +257,6 @@ def stages(agent: str) -> None:
         part = f" for {one.share:.0%}" if one.share else ""
         at = f"{datetime.fromtimestamp(one.at, UTC):%d %b %H:%M}"
         out.print(f"{one.skill} {one.version}: {one.stage}{part}, {at} by {one.who}. {one.why}", markup=False)
-
-
-@app.command()
-def switch(agent: str, to: Annotated[str, typer.Argument(help="`on` or `off`")]) -> None:
-    """Stop all effects of an agent at once, or allow them again."""
-    if to not in ("on", "off"):
-        raise _fail("Say `on` or `off`.")
-    if not the_ledger().write_now(f"switch {agent}", lambda c: switch_effects(c, agent, to == "on", WHO)):
-        raise _fail(f"No agent called {agent!r} ever ran a tick.")
-    out.print(f"Effects of {agent} are {to}.")
-
-
-@app.command()
-def resume(agent: str) -> None:
-    """Let an agent go on that was paused because its ticks kept dying."""
-    if not the_ledger().write_now(f"resume {agent}", lambda c: start_again(c, agent, WHO)):
-        raise _fail(f"No agent called {agent!r} ever ran a tick.")
-    out.print(f"{agent} goes on with its next tick.")
 
 
 def main() -> None:

@@ -20,16 +20,18 @@ from sqlalchemy import Connection, Row, func, select
 
 from deployments.supervisor import POOL
 from tasks import channels
-from tasks.errors import HoldfastError, LedgerLost
+from tasks.errors import WAITS, HoldfastError, LedgerLost
 from tasks.home import PROJECT, home
 from tasks.ledger import ledger_url, the_ledger
 from tasks.ledger.agents import all_agents
+from tasks.ledger.approvals import how_many, what_waits
 from tasks.ledger.database import one_line
 from tasks.ledger.effects import in_doubt
 from tasks.ledger.holders import alive, process_of
 from tasks.ledger.tables import cases, unsettled
 from tasks.process import is_gone
 from tasks.records import Agent
+from tasks.waiting import moment
 
 STUCK_SECONDS = 3600.0
 CRASHES = 3
@@ -126,7 +128,12 @@ def _stuck(c: Connection) -> list[Finding]:
         if is_gone(process_of(row)):
             remedy = "The next tick takes over at once; `up` starts one by itself."
             found.append(Finding(f"process {row.pid} died and still holds leases", remedy))
-    for row in c.execute(select(cases).where(cases.c.state.in_(("parked", "quarantined"))).limit(20)).all():
+    if waits := how_many(c):
+        oldest = f", the oldest since {moment(what_waits(c)[0].since)} UTC"
+        remedy = "See: waiting. Then: permit, or deny"
+        found.append(Finding(f"{waits} effect(s) wait for a person's word{oldest}", remedy))
+    stuck = (cases.c.state.in_(("parked", "quarantined")), ~cases.c.reason.startswith(WAITS))
+    for row in c.execute(select(cases).where(*stuck).limit(20)).all():
         remedy = f"See: why {row.id}. Then: release {row.id}"
         found.append(Finding(f"case {row.id} is {row.state}: {row.reason}", remedy))
     for row in in_doubt(c):

@@ -1,4 +1,4 @@
-"""Starts Prefect's server and a worker, restarts what dies, and sees within seconds when a tick's process is gone."""
+"""Starts server, worker and doorbell, restarts what dies, and sees within seconds when a tick's process is gone."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from deployments import doorbell
 from deployments.enter import enter_what_changed
 from deployments.pool import can_fork, make_pool
 from tasks.errors import BadInput, LedgerLost
@@ -138,6 +139,9 @@ class House:
 
     def __init__(self, port: int = 4200) -> None:
         self.env = environment(port)
+        bell = self.env.pop(doorbell.SETTING, "")
+        if bell:
+            doorbell.port_and_token(bell)
         self.api = self.env["PREFECT_API_URL"]
         for name in (*SETTINGS, "HOLDFAST_HOME", "PREFECT_HOME", "PREFECT_API_URL"):
             os.environ[name] = self.env[name]  # the client in this process talks to the same server
@@ -148,6 +152,9 @@ class House:
         # Runs are forked from it, and start the ordinary way whenever it is not there.
         warm = [sys.executable, "-m", "deployments.warm", str(home() / "warm.sock")]
         self.warm = Child("warm", warm, self.env) if can_fork() else None
+        ring = [sys.executable, "-m", "deployments.doorbell"]
+        # Only it sees the token: neither runs nor what they start.
+        self.doorbell = Child("doorbell", ring, self.env | {doorbell.SETTING: bell}) if bell else None
         self._observer, self._sweep = Observer(), 0.0
         self._ask, self._answered, self._silent = 0.0, 0, 0
         self._gone: list[Any] = []
@@ -178,10 +185,12 @@ class House:
     def start_worker(self) -> None:
         """From here on ticks run."""
         self.worker.keep()
+        if self.doorbell:
+            self.doorbell.keep()
 
     def look(self) -> list[str]:
         """Restart what died and let the next tick of a dead one start at once. Returns what happened, for people."""
-        children = (self.server, self.warm, self.worker)
+        children = (self.server, self.warm, self.worker, self.doorbell)
         happened = [said for child in children if child and (said := child.keep())]
         happened += self._end_a_server_that_hangs()
         try:
@@ -236,6 +245,8 @@ class House:
 
     def stop(self) -> None:
         """End the worker and what it ran, let Prefect show that, and end the server."""
+        if self.doorbell:
+            self.doorbell.stop()
         self.worker.stop()
         if self.warm:
             self.warm.stop()  # returns when the runs are gone whose starters ended with the worker

@@ -28,6 +28,7 @@ from tasks.errors import BadInput, FenceLost, HoldfastError, LedgerLost
 from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.agents import has_agent, release_agent, take_agent
+from tasks.ledger.approvals import run_out, what_waits
 from tasks.ledger.arrivals import concluded, finished, hear, recall, record, seen, to_finish, to_hear
 from tasks.ledger.calls import reopen, short_of_money
 from tasks.ledger.cases import counts
@@ -35,7 +36,8 @@ from tasks.ledger.releases import has_shadows, show_to_shadows, to_begin
 from tasks.ledger.routing import decide, undecided
 from tasks.model import has_key
 from tasks.records import Agent, Arrival, CaseId, Note, Signal, Unreadable
-from tasks.report import show_tick, worked_since
+from tasks.report import show_tick, show_waiting, worked_since
+from tasks.ring import ring_again
 from tasks.sources import Found, Known
 
 DECIDE = "decide"
@@ -88,7 +90,9 @@ async def agent_loop(agent: Agent, dry_run: bool = True, stale_seconds: int = 30
             try:
                 return await _tick(ledger, agent, dry_run, lease)
             finally:
-                await ledger.write(f"release agent {name}", lambda c: release_agent(c, name, lease.holder))
+                rung = await ledger.write(f"release agent {name}", lambda c: release_agent(c, name, lease.holder))
+                if rung is not None:
+                    await ring_again(name, rung, deployment.id)
     except (LedgerLost, FenceLost) as why:
         # Prefect would call it crashed, and the crash trigger start one tick after the other against the same ledger.
         raise HoldfastError(str(why)) from why
@@ -126,6 +130,8 @@ def _check(agent: Agent) -> None:
         describe(skill)
     for channel in agent.effects.values():
         channels.check(channel)
+    if unknown := sorted(agent.approvals.keys() - agent.effects.keys()):
+        raise BadInput(f"approvals names {unknown[0]!r}, which is none of the agent's effects: nothing would wait.")
 
 
 async def _tick(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease) -> State[Any]:
@@ -151,6 +157,9 @@ async def _work(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease, polle
         back = partial(reopen, agent=agent.name, limits_of=lambda case: limits(agent, case))
         if count := await ledger.write("give back who waited for money", back):
             log.info("%d case(s) that waited for money go on", count)
+    if agent.approvals:
+        for said in await ledger.write("see what nobody spoke of", lambda c: run_out(c, agent.name)):
+            log.warning(said)
     chosen = agent.skills[0] if len(agent.skills) == 1 else DECIDE
     while waiting := await ledger.read("see what is undecided", lambda c: undecided(c, agent.name, CHUNK)):
         await ledger.write("decide", partial(decide, ids=[one.id for one in waiting], skill=chosen))
@@ -191,6 +200,8 @@ async def _work(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease, polle
     summary += " " + ", ".join(f"{count} {result}" for result, count in results.most_common(6)) + "."
     with _server_answers():
         await show_tick(agent.name, rows, summary, polled.unreadable)
+        if agent.approvals:
+            await show_waiting(agent, await ledger.read("see what waits", lambda c: what_waits(c, agent.name)))
     return Completed(message=summary)
 
 

@@ -11,6 +11,7 @@ from prefect.states import Completed
 
 from tasks.lease import holding
 from tasks.ledger import the_ledger
+from tasks.ledger.approvals import run_out
 from tasks.ledger.holders import forget_old
 from tasks.recovery import reconcile, repair_runs
 
@@ -21,6 +22,7 @@ KEPT_DAYS = 30.0  # ended holders: as long as Prefect keeps the runs they belong
 async def recover() -> State[Any]:
     """Take cases from dead processes, end runs that only seem to run, settle effects that were on their way.
 
+    Effects that nobody spoke of in time are denied, or their case comes back to tell people once more.
     Ends as Completed with what it did, or as Idle. Nothing that is alive is touched; two at once do nothing twice.
     """
     log, ledger, context = get_run_logger(), the_ledger(), FlowRunContext.get()
@@ -28,6 +30,7 @@ async def recover() -> State[Any]:
     async with holding(ledger, flow_run) as lease:
         said = await repair_runs(ledger, lease.taken_from)
         said += await reconcile(ledger)
+        said += await ledger.write("see what nobody spoke of", run_out)
         await ledger.write("forget old holders", lambda c: forget_old(c, KEPT_DAYS))
     for one in said:
         log.warning(one)

@@ -14,14 +14,15 @@ from prefect.logging import get_run_logger
 from sqlalchemy import Connection
 
 from skills._catalogue import can_keep_rules, catalogue, describe, knowledge_of, skill_flow, versions
+from skills._denied import denied
 from tasks.effects import perform, reply_to
 from tasks.errors import (
     BadInput,
     BudgetReached,
+    Denied,
     Draining,
     Halt,
     HoldfastError,
-    InDoubt,
     NotNow,
     NotSent,
     Parked,
@@ -33,7 +34,7 @@ from tasks.lease import Lease, holding
 from tasks.ledger import Ledger, the_ledger
 from tasks.ledger.calls import forget_answers, replayed
 from tasks.ledger.cases import NotBegun, Work, begin, come_back, guard, hand_back, lanes, park, settle, try_later
-from tasks.ledger.effects import still_in_doubt
+from tasks.ledger.effects import still_held_up
 from tasks.ledger.routing import send_on
 from tasks.model import PAID, ask
 from tasks.records import Case, CaseId, Outcome, Routed
@@ -45,6 +46,7 @@ __all__ = [
     "PAID",
     "Case",
     "CaseId",
+    "Denied",
     "HoldfastError",
     "Outcome",
     "Parked",
@@ -142,14 +144,14 @@ class _Batch:
         try:
             outcome = await self._worked(begun)
         except Parked as why:
-            reason, key = str(why), why.key if isinstance(why, InDoubt) else ""
+            reason, key = str(why), why.key
             wants = (why.wants, why.wants_tokens) if isinstance(why, BudgetReached) else (0, 0)
 
             def put_aside(c: Connection) -> str:
-                # The row of the case is locked first: a confirmation that comes later finds it parked and opens it.
+                # The row of the case is locked first: a word that comes later finds it parked and opens it.
                 guard(c, case, begun.fence, "park it")
-                if key and not still_in_doubt(c, key):
-                    return hand_back(c, begun, f"{reason}; it was confirmed meanwhile", False, hand.replayed)
+                if key and not still_held_up(c, key):
+                    return hand_back(c, begun, f"{reason}; that was settled meanwhile", False, hand.replayed)
                 park(c, begun, reason, hand.replayed, wants)
                 return "parked"
 
@@ -224,7 +226,10 @@ class _Batch:
         with self.lease.on_time(begun.case.id, seconds):
             try:
                 async with asyncio.timeout(seconds):
-                    outcome = await self.work(begun.case)
+                    try:
+                        outcome = await self.work(begun.case)
+                    except Denied as why:
+                        outcome = await denied(begun.case, why)
             except TimeoutError as why:
                 raise BadInput(
                     f"not finished within {seconds} s (the agent's case_seconds), or a call timed out"

@@ -73,7 +73,8 @@ def heard() -> list[str]:
     """What tools told in the conversations of the case in hand, for skills that check what a conclusion cites."""
     hand, step = in_hand("see what tools told"), f"/{use.fn.__module__}.{use.fn.__qualname__}/"
     mine = [one for key, one in hand.steps.items() if key.startswith(f"{hand.skill}/{hand.version}/") and step in key]
-    return [ResultRecord[Used].deserialize(one).result.text for one in mine]
+    told: list[Used] = [ResultRecord.deserialize(one).result for one in mine]
+    return [one.text for one in told]
 
 
 @task(cache_policy=ONCE_PER_CASE, task_run_name="turn {number} of case {case.id}", **PAID)

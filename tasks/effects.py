@@ -10,8 +10,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
+from sqlalchemy import Connection
+
 from tasks import channels
-from tasks.errors import BadInput, FenceLost, InDoubt, NotSent, Parked, Refused
+from tasks.errors import BadInput, Denied, FenceLost, InDoubt, NotSent, Parked, Refused, Waits
+from tasks.ledger.approvals import SHOWN, Word, ask, overdue, told
 from tasks.ledger.effects import Intent, confirm, dispatching, intend, not_sent, unknown
 from tasks.records import Case, Effect, Receipt
 from tasks.working import Hand, in_hand
@@ -19,6 +22,7 @@ from tasks.working import Hand, in_hand
 T = TypeVar("T")
 log = logging.getLogger("holdfast.effects")
 
+TELLS = ("hand_over", "page")  # kinds that reach a person, in the order in which they are tried
 TO_THE_SENDER = "reply"  # the one kind that leaves for an address, which must be the case's own
 
 
@@ -45,19 +49,35 @@ async def perform(effect: Effect) -> Receipt:
     """Make the effect happen once for the case in hand.
 
     Returns the receipt, also of an earlier attempt, and in dry run one that says `rehearsed`.
-    Raises Refused (not allowed), Parked (switched off, or nobody can tell whether it is out) and
-    NotSent (certainly not out: the case is tried again later).
+    Raises Refused (not allowed), Denied (a person said no), Parked (switched off, a person's word is waited for, or
+    nobody can tell whether it is out) and NotSent (certainly not out: the case is tried again later).
     """
     hand = in_hand(f"perform {effect.kind}")
     work = hand.work
     channel = _allowed(hand, effect)
     key = effect_key(work.case, effect, work.resend, work.dry_run)
     doing = f"{effect.kind} for case {work.case.id}"
-    intent = await hand.ledger.write(
-        f"intend {doing}", partial(intend, work=work, key=key, channel=channel, effect=effect)
-    )
+    by = f"{hand.skill}/{hand.version}/{work.take}"
+
+    def enter(c: Connection) -> tuple[Intent, Word | None]:
+        return ask(c, work, by, intend(c, work, key, channel, effect), channel, effect)
+
+    intent, word = await hand.ledger.write(f"intend {doing}", enter)
     if intent.state == "rehearsed":
         return Receipt(channel=channel, reference=key, at=datetime.now(UTC), rehearsed=True)
+    if intent.state == "denied" and word is not None:
+        raise Denied(f"The {doing} was denied by {word.who}{': ' if word.why else '.'}{word.why}")
+    if intent.state == "waiting" and word is not None:
+        if overdue(word):
+            await _tell_again(hand, intent)
+        number = work.case.id
+        raise Waits(key, doing, f"(see `waiting {number}`): `permit` or `deny {number} {word.digest[:SHOWN]}`")
+    return await _carry_out(hand, intent, doing)
+
+
+async def _carry_out(hand: Hand, intent: Intent, doing: str) -> Receipt:
+    """Let an effect leave that may."""
+    work, key = hand.work, intent.key
     if intent.state == "confirmed" and intent.receipt is not None:
         return intent.receipt
     if intent.state == "unknown":
@@ -94,6 +114,27 @@ def _allowed(hand: Hand, effect: Effect) -> str:
     return channel
 
 
+async def _tell_again(hand: Hand, waits: Intent) -> None:
+    """Tell people, once, that an effect still waits for them; by an effect of its own that waits for nobody."""
+    work, agent = hand.work, hand.work.agent
+    kind = next((one for one in TELLS if one in agent.effects and one not in agent.approvals), "")
+    if kind:
+        what = f"{waits.effect.kind} of case {work.case.id} of agent {agent.name}"
+        body = f"The {what} still waits for your word.\n\n    python -m deployments waiting {work.case.id}\n"
+        notice = Effect(kind=kind, subject=f"Still waits for you: {what}", body=body)
+        key = f"told again:{waits.key}"[:400]
+        doing = f"telling of {waits.effect.kind} for case {work.case.id}"
+        entered = partial(intend, work=work, key=key, channel=agent.effects[kind], effect=notice)
+        intent = await hand.ledger.write(f"intend {doing}", entered)
+        try:
+            await _carry_out(hand, intent, doing)
+        except (InDoubt, Refused, BadInput) as why:
+            log.warning("Case %s: people may not know of what waits for them: %s", work.case.id, why)
+    else:
+        log.warning("Case %s: its agent may tell nobody that an effect still waits.", work.case.id)
+    await hand.ledger.write(f"note {waits.effect.kind} as told of", lambda c: told(c, work.case.id, waits.key))
+
+
 async def _look(hand: Hand, intent: Intent, doing: str) -> Receipt | None:
     """Ask the outside for an effect that was on its way; Parked if it can not be asked."""
     if not channels.can_find(intent.channel):
@@ -128,11 +169,13 @@ async def _dispatch(hand: Hand, intent: Intent, doing: str) -> Receipt:
     except Exception as why:
         log.warning("The channel failed during %s: %s", doing, why)
         reason = f"{type(why).__name__}: {why}"
-        if channels.can_find(intent.channel) and (found := await _look(hand, intent, doing)):
+        can_find = channels.can_find(intent.channel)
+        if can_find and (found := await _look(hand, intent, doing)):
             return found
-        if channels.dedupes(intent.channel):
+        if can_find or channels.dedupes(intent.channel):
             await hand.ledger.write(f"take back {doing}", lambda c: not_sent(c, work, key, hand.lease.holder, reason))
-            raise NotSent(f"Nobody can tell whether {doing} is out ({reason}): it is sent again.") from why
+            known = f"The outside does not have {doing}" if can_find else f"Nobody can tell whether {doing} is out"
+            raise NotSent(f"{known} ({reason}): it is sent again.") from why
         await hand.ledger.write(f"mark {doing}", lambda c: unknown(c, key, reason))
         raise InDoubt(key, doing, reason) from why
     await hand.ledger.write(f"confirm {doing}", lambda c: confirm(c, key, hand.lease.holder, receipt))

@@ -4,11 +4,13 @@ HoldfastError (Exception)       one case, or one setting: the rest goes on
 ├── BadInput                    a setting, a file or a message is wrong; says which and what to do
 ├── NotSent                     the channel is certain that nothing left this machine: try again later
 ├── Refused                     an effect that this agent may not perform; never sent
+│   └── Denied                  ... because a person said no, or nobody spoke in time
 ├── Unavailable                 a model can not be asked now: the step is tried again
 ├── NotNow                      ... for so long that the case gives its place away and comes back later
 ├── Unusable                    a model answered, but not so that one may act on it: a person decides
 └── Parked                      the case waits for a person or a switch, with the reason
     ├── InDoubt                 ... for somebody's word on whether an effect is out
+    ├── Waits                   ... for somebody's word on whether an effect may leave
     └── BudgetReached           ... for money: a top-up or the next day brings it back
 Halt (BaseException)            Prefect swallows an Exception of a store or a key and pays again, so these are not
 ├── Draining                    the agent begins no new step: the case is handed back, without blame
@@ -18,6 +20,7 @@ Halt (BaseException)            Prefect swallows an Exception of a store or a ke
 """
 
 IN_DOUBT = "nobody can tell whether"
+WAITS = "waits for a person's word on"
 
 
 class HoldfastError(Exception):
@@ -36,8 +39,15 @@ class Refused(HoldfastError):
     """Raised when an effect is outside of what the agent is allowed to do."""
 
 
+class Denied(Refused):
+    """Raised when a person said no to an effect, or nobody spoke in time; a skill may conclude otherwise."""
+
+
 class Parked(HoldfastError):
     """Raised when a case must wait for a person or a switch; the text is the reason that people read."""
+
+    key = ""
+    """Of the effect whose state parks it; empty if it is something else."""
 
 
 class InDoubt(Parked):
@@ -45,6 +55,14 @@ class InDoubt(Parked):
 
     def __init__(self, key: str, doing: str, why: str) -> None:
         super().__init__(f"{IN_DOUBT} {doing} is out ({why}); look outside, then `resolve` it as sent or not sent")
+        self.key = key
+
+
+class Waits(Parked):
+    """Raised when an effect of this kind may leave only on a person's word; the word brings the case back."""
+
+    def __init__(self, key: str, doing: str, way_out: str) -> None:
+        super().__init__(f"{WAITS} {doing} {way_out}")
         self.key = key
 
 
@@ -61,7 +79,7 @@ class Unavailable(HoldfastError):
 
 
 class NotNow(HoldfastError):
-    """Raised when a model will not answer for a while; the case is handed back without blame for `seconds`."""
+    """Raised when nobody can answer a case for a while; it is handed back without blame for `seconds`."""
 
     def __init__(self, text: str, seconds: float) -> None:
         super().__init__(text)

@@ -21,6 +21,7 @@ class Links(NamedTuple):
     ui: str = ""
     why: str = ""
     verdict: str = ""
+    permit: str = ""
 
     def run(self, text: str, flow_run: str) -> str:
         """A text that leads to a flow run."""
@@ -32,22 +33,27 @@ class Links(NamedTuple):
 
     def ask_why(self, case: int) -> str:
         """Leads to the form that tells a case's story; the command that does where there is no such form."""
-        return self._form("why", self.why, case) or f"`why {case}`"
+        return _form(self.ui, "why", self.why, case=case) or f"`why {case}`"
 
     def judge(self, case: int, text: str = "say") -> str:
         """Leads to the form that takes a verdict on a case; empty where there is none."""
-        return self._form(text, self.verdict, case)
+        return _form(self.ui, text, self.verdict, case=case)
 
-    def _form(self, text: str, deployment: str, case: int) -> str:
-        given = quote(json.dumps({"case": case}))
-        return f"[{text}]({self.ui}/deployments/deployment/{deployment}/run?parameters={given})" if deployment else ""
+    def decide(self, case: int, digest: str) -> str:
+        """Leads to the form that permits or denies an effect; the commands that do where there is no such form."""
+        return _form(self.ui, "decide", self.permit, case=case, digest=digest) or f"`permit {case} {digest}`, or `deny`"
+
+
+def _form(ui: str, text: str, deployment: str, **given: int | str) -> str:
+    filled = quote(json.dumps(given))
+    return f"[{text}]({ui}/deployments/deployment/{deployment}/run?parameters={filled})" if deployment else ""
 
 
 async def links() -> Links:
     """The addresses in the UI of the server that this process talks to."""
     async with get_client() as client:
         found = {}
-        for name in ("why", "verdict"):
+        for name in ("why", "verdict", "permit"):
             try:
                 found[name] = str((await client.read_deployment_by_name(f"{name}/{name}")).id)
             except ObjectNotFound:  # not entered here: a link less

@@ -230,6 +230,15 @@ class Budget(BaseModel):
     usd_per_day_of_skill: dict[str, float] = Field(default_factory=dict, description="By skill.")
 
 
+class Approval(BaseModel):
+    """How an effect of a kind waits for a person before it may leave."""
+
+    model_config = ConfigDict(extra="forbid")
+    hours: float = Field(default=24, gt=0, le=8_760, description="How long it waits for somebody's word.")
+    then: Literal["deny", "escalate"] = Field(default="deny", description="escalate: people are told again, it waits.")
+    show: bool = Field(default=False, description="Show its words in Prefect, which keeps them; not customers' words.")
+
+
 class Agent(BaseModel):
     """An agent: where its work comes from, what it can do, what it may do. Shown as a form in Prefect's UI."""
 
@@ -285,4 +294,7 @@ class Agent(BaseModel):
         default=list(get_args(Private)),
         description="What is taken out of a text before a model provider reads it; the case itself keeps it.",
         json_schema_extra={"position": 11},
+    )
+    approvals: dict[EffectKind, Approval] = Field(
+        default_factory=dict, description="Kinds that wait for a person's word.", json_schema_extra={"position": 12}
     )

@@ -11,10 +11,11 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.blocks.core import Block
 from sqlalchemy import Connection, Row, func, select
 
-from tasks import story_page
+from tasks import story_page, waiting_page
 from tasks.errors import BadInput
 from tasks.figures import Figures
 from tasks.home import home
+from tasks.ledger.approvals import Waiting
 from tasks.ledger.proposals import Proposal
 from tasks.ledger.reviewed import Open, Window
 from tasks.ledger.spent import Spent
@@ -22,6 +23,7 @@ from tasks.ledger.story import Line, Told
 from tasks.ledger.tables import attempts, cases, effects, outcomes, steps
 from tasks.links import links
 from tasks.prices import NANO
+from tasks.records import Agent
 
 ROWS = 500  # more than anyone reads; the ledger has them all
 
@@ -83,6 +85,14 @@ async def show_tick(agent: str, rows: list[dict[str, Any]], summary: str, unread
             key=f"unreadable-{agent}",
             markdown=f"# Not readable\n\nLeft where they are; every tick tries again.\n\n{lines}",
         )
+
+
+async def show_waiting(agent: Agent, rows: Sequence[Waiting]) -> None:
+    """Leave the list of what waits for a person's word under the agent's name."""
+    text = waiting_page.page(agent, rows, await links())
+    await acreate_markdown_artifact(
+        key=f"waiting-{agent.name}"[:100], markdown=text, description=f"{len(rows)} effect(s) of {agent.name} wait"
+    )
 
 
 async def show_review(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
 import json
 import os
+import ssl
 import time
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
+from pydantic import JsonValue
 
 from tasks.errors import BadInput, NotSent
 
@@ -41,6 +45,16 @@ class Place(NamedTuple):
         parts = urlsplit(self.base)
         return f"{parts.scheme}://{parts.netloc}"
 
+    @property
+    def digest(self) -> str:
+        """A name for it that any header takes, whatever its options are."""
+        return hashlib.sha256(self.base.encode()).hexdigest()[:16]
+
+    @property
+    def not_forged(self) -> Mapping[str, str]:
+        """What servers that guard against forged forms want to see of a program beside its password."""
+        return {"Origin": self.shown, "Referer": f"{self.base}/", "X-Requested-With": "rest"}
+
 
 class Answer(NamedTuple):
     """What a server said."""
@@ -53,6 +67,14 @@ class Answer(NamedTuple):
         text = self.body[:2_000].decode("utf-8", "replace")
         words = " ".join("".join(one if one.isprintable() else " " for one in text).split())[:200]
         return f"{self.status} {words}".strip()
+
+    @property
+    def said(self) -> JsonValue:
+        """The body as JSON, None if it is none."""
+        with contextlib.suppress(ValueError, RecursionError):
+            found: JsonValue = json.loads(self.body)
+            return found
+        return None
 
 
 def place_of(url: str, way_out: str, *, usual: str = "http", options: Collection[str] | None = ()) -> Place:
@@ -73,7 +95,7 @@ def place_of(url: str, way_out: str, *, usual: str = "http", options: Collection
     odd = options is not None and set(given) - set(options)
     if not sane or odd or (how or usual) not in ("http", "https"):
         raise BadInput(f"The {name}: URL for {host!r} names no server, or more than a server. {way_out}")
-    place = Place(name, f"{how or usual}://{parts.netloc}{parts.path.rstrip('/')}", given)
+    place = Place(name, f"{how or usual}://{parts.netloc.lower()}{parts.path.rstrip('/')}", given)
     _account(place)
     return place
 
@@ -93,6 +115,11 @@ def same_machine(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return False
+
+
+@lru_cache(maxsize=1)
+def _certificates() -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # to read them takes longer than most questions
 
 
 def _account(place: Place) -> dict[str, Any]:
@@ -120,17 +147,18 @@ def exchange(
     body: object = None,
     headers: Mapping[str, str] | None = None,
     limit: int = LIMIT,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> Answer:
     """One request and its answer, of which at most `limit` bytes are kept, and one more.
 
     Raises NotSent while it is certain that no request left, and httpx.HTTPError where nobody can tell.
     """
+    seconds = SECONDS if seconds is None else seconds
     until = time.monotonic() + seconds
     # What stays on this machine goes through no proxy.
     outside = not same_machine(urlsplit(place.base).hostname or "")
     how: dict[str, Any] = {"timeout": seconds, "follow_redirects": False, "trust_env": outside}
-    with httpx.Client(**how, **_account(place)) as client:
+    with httpx.Client(**how, **_account(place), verify=_certificates()) as client:
         given: dict[str, Any] = {"params": params, "headers": headers} | ({} if body is None else {"json": body})
         try:
             with client.stream(method, place.base + path, **given) as response:
@@ -154,7 +182,7 @@ def read_json(
     *,
     params: Mapping[str, Any] | None = None,
     limit: int = LIMIT,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> Any:
     """What a GET says as JSON. NotSent if the server can not be asked now, BadInput if what it says is of no use."""
     try:

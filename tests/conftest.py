@@ -21,6 +21,7 @@ from tasks.ledger.holders import leave, register
 from tasks.ledger.routing import decide
 from tasks.process import this_process
 from tasks.records import Agent, Arrival
+from tests.postoffice import PostOffice, post_office
 from tests.servers import INITDB, Postgres, free_port, prefect_server_in, wait_for
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -73,6 +74,13 @@ def postgres_server() -> Iterator[Postgres]:
 def postgres(postgres_server: Postgres) -> str:
     """URL of a server of our own, without the database's name."""
     return postgres_server.url
+
+
+@pytest.fixture(scope="session")
+def office() -> Iterator[PostOffice]:
+    """Real mail servers; who changes `late`, `refused` or `heard` sets them back."""
+    with post_office() as office:
+        yield office
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
-from prefect.blocks.system import String
+from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks import channels
@@ -42,7 +42,7 @@ def test_a_message_leaves_once_through_a_block_of_prefect(sink: Sink, prefect_se
         url = f"http://127.0.0.1:{sink.port}/{SECRET}"
         block = CustomWebhookNotificationBlock(name="sink", url=url, json_data={"text": "{{subject}}: {{body}}"})
         block.save("on-call", overwrite=True)
-        String(value="x").save("no-notification", overwrite=True)  # type: ignore[no-untyped-call]
+        Secret(value="x").save("no-notification", overwrite=True)
         channels.send("apprise:custom-webhook/on-call", "k", NOTE, "")
         (request,) = sink.requests()
         assert NOTE.body in json.loads(request["body"])["text"]
@@ -50,7 +50,7 @@ def test_a_message_leaves_once_through_a_block_of_prefect(sink: Sink, prefect_se
         with pytest.raises(OSError, match="failed") as why:
             channels.send("apprise:custom-webhook/on-call", "k", NOTE, "")
         assert SECRET not in str(why.value)
-        for name in ("custom-webhook/nobody", "string/no-notification"):
+        for name in ("custom-webhook/nobody", "secret/no-notification"):
             with pytest.raises(BadInput):
                 channels.send(f"apprise:{name}", "k", NOTE, "")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -63,16 +63,9 @@ def test_what_may_be_out_is_called_neither_sent_nor_not_sent(sink: Sink, path: s
 
 
 def test_a_receiver_that_is_silent_is_unknown_in_the_end(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, monkeypatch.context() as patched:
-        patched.setattr("tasks.web.exchange.__kwdefaults__", {**_defaults(), "seconds": 0.2})
-        with pytest.raises(httpx.HTTPError):
-            channels.send(f"webhook+http://127.0.0.1:{silent.getsockname()[1]}", "k", PAGE, "")
-
-
-def _defaults() -> dict[str, object]:
-    from tasks.web import exchange
-
-    return dict(exchange.__kwdefaults__)
+    monkeypatch.setattr("tasks.web.SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(httpx.HTTPError):
+        channels.send(f"webhook+http://127.0.0.1:{silent.getsockname()[1]}", "k", PAGE, "")
 
 
 def test_a_receiver_that_is_not_there_did_not_get_it() -> None:
@@ -118,9 +111,7 @@ def test_a_token_never_travels_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> 
         channels.check("webhook+https://hooks.example.com/x")
 
 
-def test_an_answer_without_an_end_is_not_read_to_its_end(tmp_path: Path) -> None:
-    import threading
-
+def test_an_answer_without_an_end_is_not_read_to_its_end() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

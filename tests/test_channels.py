@@ -106,7 +106,7 @@ def test_letters_of_all_languages_arrive_as_they_were_written() -> None:
 
 def test_an_unknown_scheme_names_those_that_exist_and_never_shows_a_password() -> None:
     for call in (lambda url: channels.check(url), lambda url: channels.send(url, "k", answer(), DESK)):
-        with pytest.raises(BadInput, match="Use one of: maildir, smtp") as why:
+        with pytest.raises(BadInput, match=r"Use one of: .*maildir, .*smtp") as why:
             call("pigeon://ann:secret@loft")
         assert "secret" not in str(why.value)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.inbox import INCIDENTS
 from tests.chaos.oracle import Mail, Verdict
 from tests.chaos.plan import CATALOGUE, DOORS, plan
 from tests.chaos.witness import Line
@@ -40,6 +41,17 @@ def test_a_kill_at_any_doorway_repeats_nothing_and_loses_nothing(tmp_path: Path,
         more = play(tmp_path / "figures", *words, "--n", str(EVERY_DOORWAY + 1))
         assert more["each"]["scenarios"] == found["each"]["scenarios"] + 1
         assert "were played before; going on" in more["said"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("db", SQLITE_AND_POSTGRES)
+def test_the_incident_agent_killed_at_these_doorways_calls_a_person_once_for_each_episode(
+    tmp_path: Path, db: str
+) -> None:
+    words = ("--level", "each", "--db", db, "--jobs", "2", "--seed", "11", "--skill", INCIDENTS, "--n", "40")
+    found = play(tmp_path / "figures", *words)
+    assert found["each"]["scenarios"] == 36 and found["kills"] >= 36
+    assert not any(found[name] for name in ("duplicates", "lost", "steps_run_again", "calls_paid_twice"))
 
 
 def test_every_doorway_comes_before_chance_and_a_seed_tells_everything() -> None:

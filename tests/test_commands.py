@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from sqlalchemy import select, update
 from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases, effects, journal, steps
 from tests import forked
-from tests.conftest import arrival, fill
+from tests.conftest import PROJECT, arrival, fill
 
 
 class Desk:
@@ -144,6 +146,11 @@ def test_doctor_names_the_way_out_of_what_it_finds(desk: Desk) -> None:
 def test_a_ledger_that_can_not_be_reached_is_named_without_a_traceback(desk: Desk, url: str, says: str) -> None:
     desk.env["HOLDFAST_LEDGER"] = url
     assert says in desk.run("why", "1", status=1)
+
+
+def test_commands_do_not_import_prefect_which_reads_its_settings_then() -> None:
+    code = "import sys, deployments.__main__, deployments.supervisor; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0, "`up` would start a second server"
 
 
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)

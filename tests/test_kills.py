@@ -159,7 +159,7 @@ def test_a_mail_that_nobody_can_look_for_is_not_sent_again_until_a_person_says_s
     server = Controller(heard, hostname="127.0.0.1", port=free_port())
     server.start()
     try:
-        channel = {"reply": f"smtp://127.0.0.1:{server.port}"}
+        channel = {"reply": f"smtp+plain://127.0.0.1:{server.port}"}
         scene = Scene(ledger, tmp_path, prefect_server, effects=channel, concurrency=1)
         killed = scene.start("after:send:2" if sent else "before:send:2")
         assert killed.wait(60) == -signal.SIGKILL

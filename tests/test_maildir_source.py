@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.tickets import deliver, tickets
+from tasks.channels.message import compose
 from tasks.errors import BadInput
-from tasks.records import Arrival, Unreadable
+from tasks.records import Arrival, Effect, Unreadable
 from tasks.sources import Known, canonical, poll
 from tasks.sources.mail import parse
 from tasks.sources.maildir import LIMIT
@@ -119,7 +120,7 @@ def test_a_second_mail_of_a_conversation_is_a_new_case_in_the_same_thread() -> N
 def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="mkdir -p"):
         list(poll(f"maildir:{tmp_path}/none", NOTHING))
-    with pytest.raises(BadInput, match="Use one of: maildir"):
+    with pytest.raises(BadInput, match="imap, maildir"):
         list(poll("pigeon:///loft", NOTHING))
 
 
@@ -162,11 +163,40 @@ def test_a_megabyte_mail_and_a_thousand_mails_are_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["Auto-Submitted: auto-replied", "List-Id: <x>", "From: MAILER-DAEMON@x.example", "Precedence: bulk"]
+    "header",
+    [
+        "Auto-Submitted: auto-replied",
+        "Auto-Submitted: auto-generated (rejected)",
+        "List-Id: <x>",
+        "List-Unsubscribe: <mailto:x@example.com>",
+        "From: MAILER-DAEMON@x.example",
+        "Return-Path: <>",
+        "Content-Type: multipart/report; report-type=delivery-status; boundary=x",
+        "Precedence: bulk",
+        "Precedence: auto_reply",
+        "X-Auto-Response-Suppress: DR, OOF, AutoReply",
+        "X-Auto-Response-Suppress: All",
+        "X-Autoreply: yes",
+        "X-Loop: help@example.com",
+        "X-Failed-Recipients: ann@example.com",
+    ],
 )
 def test_mail_from_programs_is_known_as_such(header: str) -> None:
     assert read(f"{header}\n\nhello".encode()).attributes["automatic"] is True
-    assert read(b"From: a@example.com\n\nhello").attributes["automatic"] is False
+
+
+@pytest.mark.parametrize(
+    "header", ["Auto-Submitted: no", "X-Auto-Response-Suppress: DR, RN", "Return-Path: <a@b.example>"]
+)
+def test_mail_from_people_is_not_taken_for_a_programs(header: str) -> None:
+    assert read(f"From: a@example.com\n{header}\n\nhello".encode()).attributes["automatic"] is False
+
+
+@pytest.mark.parametrize("kind", ["reply", "hand_over", "probe"])
+def test_a_mail_of_our_own_that_comes_back_is_not_answered(kind: str) -> None:
+    ours = compose("k", Effect(kind=kind, subject="Lamp", body="hello"), "desk@example.com")
+    del ours["Auto-Submitted"]  # as a server on the way may do
+    assert read(ours.as_bytes()).attributes["automatic"] is True
 
 
 def test_a_file_name_that_no_database_takes_does_not_stop_the_inbox(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_an_effect_left_on_its_way_is_looked_for_outside(
 def test_an_effect_that_nobody_can_look_for_becomes_unknown_and_one_of_a_live_process_is_left_alone(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    holder = on_its_way(ledger, tmp_path, "smtp://127.0.0.1:9", this_process())
+    holder = on_its_way(ledger, tmp_path, "smtp+plain://127.0.0.1:9", this_process())
     asyncio.run(reconcile(ledger))
     assert fate(ledger) == "dispatching"
     ledger.write_now("die", lambda c: c.execute(update(holders).where(holders.c.id == holder).values(GONE._asdict())))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from flows.loop import agent_loop
 from tasks import sources
@@ -20,7 +20,7 @@ from tasks.errors import BadInput
 from tasks.ledger.arrivals import concluded, hear, recall, record
 from tasks.ledger.database import Ledger
 from tasks.ledger.story import story
-from tasks.ledger.tables import cases, markers, outcomes, signals, verdicts
+from tasks.ledger.tables import agents, cases, markers, outcomes, signals, verdicts
 from tasks.records import Agent, Note, Signal
 from tasks.sources import Found, Known
 from tests.conftest import arrival, fill
@@ -188,6 +188,19 @@ def test_a_source_that_breaks_off_holds_up_nothing_that_it_brought_and_the_tick_
     assert state.is_failed() and "The API is gone." in str(state.message)
     assert outside.known is not None and outside.known.recall("") == {"place": 1}
     assert set(outside.known.concluded([BACK.key])) == {BACK.key}, "its case was not worked"
+
+
+def test_a_tick_that_froze_and_lost_its_agent_writes_nothing_over_what_came_later(
+    outside: Outside, ledger: Ledger
+) -> None:
+    def another_took_over(url: str, known: Known) -> Iterator[Found]:
+        ledger.write_now("take over", lambda c: c.execute(update(agents).values(holder="another")))
+        yield Note(name="place", value="old")
+
+    outside.poll = another_took_over  # type: ignore[method-assign]
+    state = tick()
+    assert state.is_failed() and "took over while this one was frozen" in str(state.message)
+    assert ledger.read_now("recall", lambda c: recall(c, "told:here", "")) == {}
 
 
 def test_a_tick_hears_what_was_told_before_its_case_was_worked(outside: Outside, ledger: Ledger) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
@@ -35,6 +37,8 @@ class Up:
         self.api = f"http://127.0.0.1:{self.port}/api"
         self.env = {one: value for one, value in os.environ.items() if not one.startswith(("PREFECT_", "HOLDFAST_"))}
         self.env |= {"HOLDFAST_HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+        self.bell, self.token = free_port(), "a-token-of-some-length"
+        self.env["HOLDFAST_DOORBELL"] = f"{self.bell}:{self.token}"
         self.said = folder / "said"
         with_tables(folder / "prefect")
         self.process = self.start()
@@ -46,17 +50,18 @@ class Up:
         self.wait_to_hear("Up. Watch")
         return self.process
 
-    def wait_to_hear(self, words: str, seconds: float = 120) -> None:
+    def wait_to_hear(self, words: str, seconds: float = 240) -> None:
         wait_for(lambda: words in self.said.read_text() or self.process.poll() is not None, seconds, words)
         assert words in self.said.read_text(), self.said.read_text()
 
-    def act(self) -> None:
+    def act(self, **settings: Any) -> None:
         """Let every tick act, heartbeats too: one that came first would rehearse the inbox and leave nothing to do."""
 
         async def change() -> None:
             async with get_client() as client:
                 found = await client.read_deployment_by_name("agent-loop/support")
-                live = DeploymentUpdate(parameters={**found.parameters, "dry_run": False})
+                agent = {**found.parameters["agent"], **settings}
+                live = DeploymentUpdate(parameters={**found.parameters, "agent": agent, "dry_run": False})
                 await client.update_deployment(found.id, live)
 
         with temporary_settings({PREFECT_API_URL: self.api}):
@@ -70,6 +75,13 @@ class Up:
 
         with temporary_settings({PREFECT_API_URL: self.api}):
             asyncio.run(ask())
+
+    def rings(self) -> bool:
+        head = {"Authorization": f"Bearer {self.token}"}
+        with contextlib.suppress(httpx.ConnectError):
+            url = f"http://127.0.0.1:{self.bell}/ring/support"
+            return httpx.post(url, headers=head, timeout=60).raise_for_status().status_code == 202
+        return False
 
     def deliver(self) -> None:
         deliver(tickets(1), self.folder / "inbox")
@@ -132,6 +144,7 @@ def test_an_inbox_is_worked_on_the_heartbeat_although_nobody_asks(up: Up) -> Non
 @pytest.mark.timeout(600)
 def test_what_dies_is_started_again_and_down_leaves_nothing_behind(up: Up) -> None:
     words = {"server": "server start", "worker": "worker start", "warm": "deployments.warm"}
+    words["doorbell"] = "deployments.doorbell"
     # A forked run has the words of the warm process, and is younger.
     children = {name: line.split()[0] for name, said in words.items() for line in reversed(up.living()) if said in line}
     for name in words:
@@ -159,7 +172,7 @@ def test_what_dies_is_started_again_and_down_leaves_nothing_behind(up: Up) -> No
         states = dict(ledger.execute("SELECT state, count(*) FROM cases GROUP BY state").fetchall())
     assert set(states) <= {"open", "settled"} and states["settled"] == first, states
     up.start()
-    up.tick()
+    wait_for(up.rings, 60, "the doorbell's start")
     wait_for(lambda: up.mails() == 47, 180, "the rest of the inbox")
     up.down()
     assert up.shown(*ALIVE) == [] and up.living() == []

@@ -8,17 +8,18 @@ from skills import ONCE_PER_CASE, Case, CaseId, Outcome, Unusable, each, perform
 from skills.triage_incident.findings import Alert, Correlated, Gathered, Judgement, alert_of
 from skills.triage_incident.investigation import by_claude
 from skills.triage_incident.logistic import by_features
-from skills.triage_incident.reading import look, matchers_of
+from skills.triage_incident.reading import look
 from skills.triage_incident.weights import weigh
-from tasks.errors import BudgetReached, NotNow, Refused, Unavailable
+from tasks.channels.alertmanager import matchers_for
+from tasks.errors import BadInput, BudgetReached, NotNow, Refused, Unavailable
 from tasks.ledger.effects import kinds_wanted
 from tasks.model import has_key
 from tasks.records import Effect
 from tasks.working import in_hand
 
 EXCERPT, RUNBOOK = 1_000, 2_000  # characters of the alert's own words, and of the runbook
-NOT_ASKED = (Unusable, Unavailable, NotNow, BudgetReached)
-"""What keeps Claude from concluding; an alert does not wait for any of it."""
+NOT_ASKED = (Unusable, Unavailable, NotNow, BudgetReached, BadInput)
+"""What keeps Claude from concluding, a refused key too; an alert does not wait for any of it."""
 
 
 @task(cache_policy=ONCE_PER_CASE, task_run_name="gather for case {case.id}")
@@ -117,7 +118,7 @@ def _note(case: Case, judged: Judgement) -> Effect:
 
 def _silence(case: Case, judged: Judgement) -> Effect:
     # The alert's own labels, word for word: neither its text nor a model chooses what else becomes quiet.
-    matchers = [one.model_dump() for one in matchers_of(alert_of(case))]
+    matchers = [one.model_dump() for one in matchers_for(alert_of(case).labels)]
     body = f"Case {case.id}: {judged.summary}"
     return Effect(kind="silence", body=body, data={"matchers": matchers, "minutes": judged.minutes})
 

@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import ValidationError
-
 from skills.triage_incident.expression import limit_of
 from skills.triage_incident.findings import Alert, Gathered, Limit, alert_of
 from tasks.channels import alertmanager
@@ -175,18 +173,9 @@ async def _related(asking: _Asking, place: Place, alert: Alert) -> tuple[list[Fi
 async def _un_silenced(asking: _Asking, url: str, alert: Alert) -> bool:
     if url.partition(":")[0].partition("+")[0] != "alertmanager":
         return False
-    try:
-        matchers = matchers_of(alert)
-    except ValidationError:
-        return False
 
     async def ask() -> bool:
-        return await asyncio.to_thread(alertmanager.ended_by_a_person, url, matchers)
+        return await asyncio.to_thread(alertmanager.ended_by_a_person, url, alertmanager.matchers_for(alert.labels))
 
     # Who can not be asked whether a person un-silenced it does not silence it either: send() asks again.
     return bool(await asking("Alertmanager", ask))
-
-
-def matchers_of(alert: Alert) -> list[alertmanager.Matcher]:
-    """Exactly the alert's own labels; ValidationError if they can not be matched."""
-    return [alertmanager.Matcher(name=name, value=value) for name, value in sorted(alert.labels.items())]

@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from pydantic import ValidationError
-
 from skills.triage_incident.findings import Alert, Correlated, Fact, Gathered, alert_of
-from skills.triage_incident.reading import FAR_STEP, matchers_of
+from skills.triage_incident.reading import FAR_STEP
+from tasks.channels.alertmanager import matchers_for
+from tasks.errors import BadInput
 from tasks.ledger.episodes import Episode
 from tasks.records import Case
 
@@ -58,8 +58,8 @@ def weigh(case: Case, found: Gathered) -> Correlated:
 
 def _matchable(alert: Alert) -> bool:
     try:
-        return bool(alert.name and matchers_of(alert))
-    except ValidationError:
+        return bool(alert.name and matchers_for(alert.labels))
+    except BadInput:
         return False
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from tasks.errors import BadInput
 from tasks.records import Effect, Receipt
 
-_SHARED = {"__init__", "message"}
+_SHARED = {"__init__", "archive", "message"}
 
 
 def _channel(url: str) -> ModuleType:
@@ -28,7 +28,8 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
 
 def can_find(url: str) -> bool:
     """Whether the channel can tell if something went out before."""
-    return bool(_channel(url).CAN_FIND)
+    channel = _channel(url)
+    return bool(channel.can_find(url) if hasattr(channel, "can_find") else channel.CAN_FIND)
 
 
 def dedupes(url: str) -> bool:

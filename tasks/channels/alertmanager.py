@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -87,6 +87,14 @@ def _found(url: str, key: str, silences: Sequence[_Silence]) -> Receipt | None:
         if _mark(key) in one.comment:
             return Receipt(channel=url, reference=one.id, at=datetime.now(UTC), found=True)
     return None
+
+
+def matchers_for(labels: Mapping[str, str]) -> list[Matcher]:
+    """Exactly these labels; BadInput if one can not be matched."""
+    try:
+        return [Matcher(name=name, value=value) for name, value in sorted(labels.items())]
+    except ValidationError as why:
+        raise BadInput("The alert has a label that no silence can name.") from why
 
 
 def ended_by_a_person(url: str, matchers: Sequence[Matcher]) -> bool:

@@ -14,6 +14,7 @@ from tasks.records import Effect, Receipt
 
 CAN_FIND = False  # no chat says what it took earlier: after a crash it is `unknown`, and a person decides
 NAME = re.compile(r"apprise:(?:(?P<variable>[a-z0-9][a-z0-9_-]{0,40})|(?P<block>[a-z0-9-]{1,60}/[a-z0-9-]{1,60}))")
+SECOND = re.compile(r"[,\s]+[a-zA-Z0-9]+://")
 WAY_OUT = (
     "Write apprise:ops and put apprise's URL into HOLDFAST_APPRISE_OPS, or name a notification block of Prefect's by "
     "its type and name: apprise:slack-webhook/ops."
@@ -33,11 +34,12 @@ def _named(url: str) -> tuple[str, str]:
 def _service(variable: str) -> Any:
     import apprise  # takes a third of a second, which only those who use it spend
 
-    address = os.environ.get(variable, "")
+    address = os.environ.get(variable, "").strip()
     if not address:
         raise BadInput(f"{variable} is not set. {WAY_OUT}")
-    service = apprise.Apprise.instantiate(address.strip(), suppress_exceptions=True)
-    if service is None or isinstance(service, list):
+    # Of two services one could take it and the other not, and neither word would be true of both.
+    service = None if SECOND.search(address) else apprise.Apprise.instantiate(address, suppress_exceptions=True)
+    if service is None:
         raise BadInput(f"{variable} holds no address that apprise knows; it takes exactly one.")
     return service
 

@@ -3,84 +3,107 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import os
 import smtplib
-import ssl
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from urllib.parse import parse_qsl, urlsplit
+from typing import NamedTuple
+from urllib.parse import urlencode
 
+from tasks.channels.archive import ACCOUNTS, Archive, holds
 from tasks.channels.message import compose, message_id, one_address, one_line
-from tasks.errors import BadInput, NotSent, Refused
+from tasks.errors import BadInput, NotNow, NotSent, Refused
+from tasks.mailbox import read_folder, sign_in
 from tasks.records import Effect, Receipt
+from tasks.wire import TIMEOUT, Server, account, read_url, trusted
 
-CAN_FIND = False  # no SMTP server says what it took earlier
-TIMEOUT = 30.0  # seconds for each answer of the server
-USER, PASSWORD = "HOLDFAST_SMTP_USER", "HOLDFAST_SMTP_PASSWORD"
-WAY_OUT = f"Write smtp://host:25 or smtp://host:587?starttls=1; {USER} and {PASSWORD} stand in the environment."
+ACCOUNT = "HOLDFAST_SMTP"
+WAIT_SECONDS = 60.0  # that a server has for the copy of a mail, unless its URL says otherwise
+WAY_OUT = (
+    "Write smtp://host:587, or smtp+tls://host:465, and for a way to find what went out add "
+    f"?archive=imap://host/FOLDER&archive_to=ADDRESS; {ACCOUNT}_USER and {ACCOUNT}_PASSWORD stand in the environment."
+)
 
 
-@dataclass(frozen=True)
-class Server:
+class Place(NamedTuple):
     """Where a URL points to."""
 
-    host: str
-    port: int
-    starttls: bool
+    server: Server
+    people: str
+    """Who gets what names no address; empty for the agent's own."""
+    archive: Archive | None
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"smtp://{host}:{self.port}{'?starttls=1' if self.starttls else ''}"
+        told = {"to": self.people} if self.people else {}
+        if self.archive is not None:
+            folder, address, wait = self.archive
+            told |= {"archive": folder.url, "archive_to": address, "wait": f"{wait:g}"}
+        return self.server.url + (f"?{urlencode(told, safe=':/@')}" if told else "")
 
 
-def _server(url: str) -> Server:
-    # No message repeats the URL, because a password may stand in it by mistake.
+def _place(url: str) -> Place:
+    server, path, options = read_url(url, "smtp", WAY_OUT)
+    starttls = options.pop("starttls", "1")  # what a URL had to say before it was the rule
+    people, folder, address, wait = (options.pop(one, "") for one in ("to", "archive", "archive_to", "wait"))
+    if options or path or starttls != "1":
+        raise BadInput(f"The smtp: URL for {server.host!r} names no server, or more than a server. {WAY_OUT}")
+    if people:
+        one_address(people)
+    if not folder and not address and not wait:
+        return Place(server, people, None)
+    if not folder or not address:
+        raise BadInput(
+            f"The smtp: URL for {server.host!r} needs both, archive= where copies lie and archive_to= the address "
+            f"that brings them there. {WAY_OUT}"
+        )
     try:
-        parts = urlsplit(url)
-        host, port, options = parts.hostname or "", parts.port or 25, dict(parse_qsl(parts.query))
-    except ValueError as why:
-        raise BadInput(f"An smtp: URL can not be read. {WAY_OUT}") from why
-    if parts.username is not None or parts.password is not None:
-        raise BadInput(f"The smtp: URL for {host!r} holds a user or password, and URLs are shown. {WAY_OUT}")
-    starttls = options.pop("starttls", "0")
-    odd = options or parts.path.strip("/") or parts.fragment or starttls not in {"0", "1"}
-    if not host or not host.isascii() or one_line(host) != host or odd:
-        raise BadInput(f"The smtp: URL for {host!r} names no server, or more than a server. {WAY_OUT}")
-    return Server(host, port, starttls == "1")
-
-
-def _account(server: Server) -> tuple[str, str] | None:
-    user, password = os.environ.get(USER, ""), os.environ.get(PASSWORD, "")
-    if not user and not password:
-        return None
-    if not user or not password:
-        raise BadInput(f"Only one of {USER} and {PASSWORD} is set. Set both, or neither.")
-    if not (user.isascii() and password.isascii()):
-        raise BadInput(f"{USER} and {PASSWORD} may only hold ASCII characters; ask the mail server for others.")
-    if not server.starttls and not _same_machine(server.host):
-        raise BadInput(f"The password would travel to {server.host} in the clear. Add ?starttls=1 to the URL.")
-    return user, password
-
-
-def _same_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
+        seconds = float(wait or WAIT_SECONDS)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= 3600:
+        raise BadInput(
+            f"The smtp: URL for {server.host!r} has wait={wait[:20]!r}, which is no time up to 3600 seconds."
+        )
+    return Place(server, people, Archive(read_folder(folder), one_address(address), seconds))
 
 
 def check(url: str) -> None:
     """BadInput if the URL or the environment is wrong; the server itself is first asked when there is mail for it."""
-    _account(_server(url))
+    account(ACCOUNT)
+    if _place(url).archive is not None:
+        sign_in(*ACCOUNTS)
+
+
+def can_find(url: str) -> bool:
+    """Only an archive can tell: no SMTP server says what it took earlier."""
+    try:
+        return _place(url).archive is not None
+    except BadInput:
+        return False  # an effect keeps the URL of its time, which may be refused by now
 
 
 def find(url: str, key: str) -> Receipt | None:
-    """BadInput always: a caller asks can_find() first."""
-    raise BadInput("An SMTP server can not be asked what went out. Look into the sent or received mail, then resolve.")
+    """Look into the archive; None only once it is certain enough, see there."""
+    server, _, archive = place = _place(url)
+    if archive is None:
+        raise BadInput(
+            "An SMTP server can not be asked what went out. Look into the sent or received mail, then resolve."
+        )
+
+    def send_probe(probe: str) -> None:
+        text = "This mail was sent to see whether mail gets here. Nobody needs to do anything."
+        mail = compose(probe, Effect(kind="probe", subject="Looking for a mail", body=text), archive.address)
+        try:
+            _hand_over(server, mail, archive.address, [archive.address])
+        except (NotSent, OSError) as why:  # also of a connection lost: another probe is sent then
+            raise NotNow(str(why), archive.wait) from why
+        except Refused as why:
+            raise BadInput(str(why)) from why
+
+    if not holds(archive, key, send_probe):
+        return None
+    return Receipt(channel=place.url, reference=message_id(key), at=datetime.now(UTC), found=True)
 
 
 def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
@@ -89,21 +112,28 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
     Raises NotSent or Refused while it is certain that the server did not take it, and OSError or
     SMTPException when the connection broke after the mail was on its way: then nobody can tell.
     """
-    server = _server(url)
-    account = _account(server)
-    mail = compose(key, effect, sender)
-    writer, reader = one_address(sender), one_address(effect.to or sender)
+    server, people, archive = place = _place(url)
+    effect = effect.model_copy(update={"to": effect.to or people})
+    readers = [one_address(effect.to or sender)]
+    if archive is not None:
+        # In the envelope alone: the reader sees nothing of it.
+        readers.append(archive.address)
+    _hand_over(server, compose(key, effect, sender), one_address(sender), readers)
+    return Receipt(channel=place.url, reference=message_id(key), at=datetime.now(UTC))
+
+
+def _hand_over(server: Server, mail: EmailMessage, writer: str, readers: Sequence[str]) -> None:
+    user = account(ACCOUNT)
     with contextlib.ExitStack() as closing:
         try:
-            # The name given is not this machine's: finding that may take a DNS server's patience.
-            connection = smtplib.SMTP(server.host, server.port, writer.rpartition("@")[2], timeout=TIMEOUT)
+            connection = _connected(server, writer.rpartition("@")[2])
             # No QUIT: it could fail, and a mail that was taken stays taken.
             closing.callback(connection.close)
-            if server.starttls:
-                connection.starttls(context=ssl.create_default_context())
-            if account is not None:
-                connection.login(*account)
-            _envelope(connection, writer, reader)
+            if server.how == "starttls":
+                connection.starttls(context=trusted())
+            if user is not None:
+                connection.login(*user)
+            _envelope(connection, server, writer, readers)
         except smtplib.SMTPResponseException as why:
             raise _no(server, why.smtp_code, why.smtp_error) from why
         except (OSError, smtplib.SMTPException) as why:
@@ -111,13 +141,25 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
                 f"The mail server {server.url} could not be used: {why}. It is tried again; see that it runs."
             ) from why
         _content(connection, server, mail)
-    return Receipt(channel=server.url, reference=message_id(key), at=datetime.now(UTC))
 
 
-def _envelope(connection: smtplib.SMTP, writer: str, reader: str) -> None:
+def _connected(server: Server, name: str) -> smtplib.SMTP:
+    # The name given is not this machine's: finding that may take a DNS server's patience.
+    if server.how == "tls":
+        return smtplib.SMTP_SSL(server.host, server.port, name, timeout=TIMEOUT, context=trusted())
+    return smtplib.SMTP(server.host, server.port, name, timeout=TIMEOUT)
+
+
+def _envelope(connection: smtplib.SMTP, server: Server, writer: str, readers: Sequence[str]) -> None:
     connection.ehlo_or_helo_if_needed()
-    for command in (f"MAIL FROM:<{writer}>", f"RCPT TO:<{reader}>"):
+    for command in (f"MAIL FROM:<{writer}>", *(f"RCPT TO:<{reader}>" for reader in readers)):
         code, said = connection.docmd(command)
+        if code // 100 != 2 and readers[1:] and command == f"RCPT TO:<{readers[-1]}>":
+            # Without its copy nothing leaves, and the reader's address is not to blame for that.
+            raise NotSent(
+                f"The mail server {server.url} does not take the copy for {readers[-1]}: {code} {_said(said)}. It is "
+                "tried again; see that the address can be written to."
+            )
         if code // 100 != 2:
             raise smtplib.SMTPResponseException(code, said)
     code, said = connection.docmd("DATA")
@@ -138,8 +180,16 @@ def _content(connection: smtplib.SMTP, server: Server, mail: EmailMessage) -> No
 
 def _no(server: Server, code: int, said: bytes | str) -> NotSent | Refused:
     """What the server's own «no» means: later for 4xx and noise, never for 5xx."""
-    words = one_line(said.decode("utf-8", "replace") if isinstance(said, bytes) else said)
+    words = _said(said)
     if code // 100 == 5:
-        hint = f"See {USER} and {PASSWORD}." if code in (530, 534, 535) else "See the address and the server's rules."
+        hint = (
+            f"See {ACCOUNT}_USER and {ACCOUNT}_PASSWORD."
+            if code in (530, 534, 535)
+            else "See the address and the server's rules."
+        )
         return Refused(f"The mail server {server.url} refused the mail for good: {code} {words}. {hint}")
     return NotSent(f"The mail server {server.url} does not take the mail now: {code} {words}. It is tried again.")
+
+
+def _said(said: bytes | str) -> str:
+    return one_line(said.decode("utf-8", "replace") if isinstance(said, bytes) else said)

@@ -26,6 +26,8 @@ def redo(c: Connection, case: CaseId, who: str, resend: bool = False) -> None:
     there = c.execute(select(func.count()).where(steps.c.case == case)).scalar_one()
     values = dict(_FRESH, take=row.take + 1, policy="", resend=row.resend + (1 if resend else 0), stored=there)
     c.execute(update(cases).where(cases.c.id == case).values(values))
+    denied = (effects.c.case == case, effects.c.state == "denied")  # whoever asks for it may think otherwise by now
+    c.execute(update(effects).where(*denied).values(state="intended", why=""))
     note(c, who, "asked for it to be worked again" + (", and its effects repeated" if resend else ""), case=case)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Connection, Row, select, update
 
 from tasks.ledger.inserts import insert_or_nothing
@@ -12,7 +14,7 @@ from tasks.records import Agent
 
 def take_agent(c: Connection, agent: Agent, dry_run: bool, holder: str) -> str:
     """Take the agent's lease for one tick and enter its settings. Returns '' or why this tick may not run."""
-    values = dict(settings=agent.model_dump_json(), dry_run=dry_run)
+    values: dict[str, Any] = dict(settings=agent.model_dump_json(), dry_run=dry_run)
     c.execute(insert_or_nothing(c, agents).values(name=agent.name, **values))
     row = c.execute(select(agents).where(agents.c.name == agent.name).with_for_update()).one()
     if row.paused:
@@ -23,7 +25,9 @@ def take_agent(c: Connection, agent: Agent, dry_run: bool, holder: str) -> str:
         other = c.execute(select(holders).where(holders.c.id == row.holder, holders.c.ended == "")).one_or_none()
         if other is not None and row.holder != holder:
             return f"another tick is at work (process {other.pid}, flow run {other.flow_run or 'ad hoc'})"
-    c.execute(update(agents).where(agents.c.name == agent.name).values(holder=holder, **values))
+    # Whatever rang before is seen by the poll of this tick.
+    values |= dict(holder=holder, ticks=row.ticks + 1, rung=False)
+    c.execute(update(agents).where(agents.c.name == agent.name).values(values))
     return ""
 
 
@@ -32,9 +36,24 @@ def has_agent(c: Connection, name: str, holder: str) -> bool:
     return c.execute(select(agents.c.holder).where(agents.c.name == name).with_for_update()).scalar() == holder
 
 
-def release_agent(c: Connection, name: str, holder: str) -> None:
-    """Give the agent's lease back at the end of a tick that was not killed."""
-    c.execute(update(agents).where(agents.c.name == name, agents.c.holder == holder).values(holder=None, fruitless=0))
+def release_agent(c: Connection, name: str, holder: str) -> int | None:
+    """Give the agent's lease back at the end of a tick that was not killed. The tick's number if something rang."""
+    mine = (agents.c.name == name, agents.c.holder == holder)
+    row = c.execute(select(agents.c.ticks, agents.c.rung).where(*mine).with_for_update()).one_or_none()
+    c.execute(update(agents).where(*mine).values(holder=None, fruitless=0))
+    return row.ticks if row is not None and row.rung else None
+
+
+def rang(c: Connection, name: str) -> int | None:
+    """Something came in an agent's source. The number of its last tick; None if one is at work and rings again then."""
+    row = c.execute(select(agents).where(agents.c.name == name).with_for_update()).one_or_none()
+    if row is None:
+        return 0
+    living = select(holders.c.id).where(holders.c.id == row.holder, holders.c.ended == "")
+    if row.holder is None or c.execute(living).first() is None:
+        return int(row.ticks)
+    c.execute(update(agents).where(agents.c.name == name).values(rung=True))
+    return None
 
 
 def at_work(c: Connection, name: str) -> int | None:

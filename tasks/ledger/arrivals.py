@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from pydantic import JsonValue
-from sqlalchemy import Connection, and_, delete, func, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
 from tasks.ledger.inserts import insert_or_nothing
 from tasks.ledger.tables import cases, markers, notes, outcomes, signals, unfinished, unheard, verdicts
@@ -56,13 +57,22 @@ def concluded(c: Connection, source: str, keys: Sequence[str]) -> Mapping[str, C
 def record(c: Connection, agent: str, source: str, found: Iterable[Arrival | Note | Signal]) -> int:
     """Enter what a source brought, in its order; what it brought before stays. Returns how many cases are new."""
     new = 0
+    # Notes that follow each other are written together: a storm brings thousands.
+    for is_note, some in groupby(found, lambda one: isinstance(one, Note)):
+        if is_note:
+            _remember(c, source, {one.name: one.value for one in some if isinstance(one, Note)})
+        else:
+            new += _enter_all(c, agent, source, some)
+    return new
+
+
+def _enter_all(c: Connection, agent: str, source: str, found: Iterable[Arrival | Note | Signal]) -> int:
+    new = 0
     for one in found:
-        if isinstance(one, Note):
-            _remember(c, source, one)
-        elif isinstance(one, Signal):
+        if isinstance(one, Signal):
             row = one.model_dump(exclude={"at", "why"}) | dict(source=source, at=one.at.timestamp(), why=one.why[:WHY])
             c.execute(insert_or_nothing(c, signals).values(row))
-        else:
+        elif isinstance(one, Arrival):
             new += _enter(c, agent, source, one)
     return new
 
@@ -77,14 +87,20 @@ def _enter(c: Connection, agent: str, source: str, one: Arrival) -> int:
     return new
 
 
-def _remember(c: Connection, source: str, one: Note) -> None:
-    mine = (notes.c.source == source, notes.c.name == one.name)
-    if one.value is None:
-        c.execute(delete(notes).where(*mine))
-        return
-    row = dict(source=source, name=one.name, value=json.dumps(one.value))
-    if c.execute(insert_or_nothing(c, notes).values(row)).rowcount == 0:
-        c.execute(update(notes).where(*mine).values(value=row["value"]))
+_CHANGE = (
+    update(notes)
+    .where(notes.c.source == bindparam("of"), notes.c.name == bindparam("named"))
+    .values(value=bindparam("now"))
+)
+
+
+def _remember(c: Connection, source: str, values: Mapping[str, JsonValue]) -> None:
+    if forgotten := [name for name, value in values.items() if value is None]:
+        c.execute(delete(notes).where(notes.c.source == source, notes.c.name.in_(forgotten)))
+    kept = {name: json.dumps(value) for name, value in values.items() if value is not None}
+    if kept:
+        c.execute(insert_or_nothing(c, notes), [dict(source=source, name=n, value=v) for n, v in kept.items()])
+        c.execute(_CHANGE, [dict(of=source, named=n, now=v) for n, v in kept.items()])
 
 
 def hear(c: Connection, source: str) -> int:

@@ -1,4 +1,4 @@
-"""The tables of the review: what auditors said, what they were asked about, and what the review made of it."""
+"""The tables of people's words: what auditors said, what the review made of it, and which effects may leave."""
 
 from sqlalchemy import (
     Boolean,
@@ -137,4 +137,23 @@ releases = Table(
     Column("why", Text, nullable=False),
     Column("at", Float, nullable=False),
     Index("releases_of_agent", "agent", "skill", "version", "id"),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("effect", String(400), ForeignKey("effects.key"), nullable=False),
+    Column("case", Integer, ForeignKey("cases.id"), nullable=False, index=True),
+    Column("what", String(10), nullable=False, doc="asked told (once more) permitted edited denied; the newest counts"),
+    Column("digest", String(64), nullable=False, doc="Of the channel and the exact effect that was asked about."),
+    Column("sends", String(64), nullable=False, server_default="", doc="The same of what may leave; empty: nothing."),
+    Column("body", Text, nullable=False, server_default="", doc="The Effect as JSON: as asked about, or as edited."),
+    Column("by", String(160), nullable=False, doc="skill/version/take that wanted it."),
+    Column("until", Float, nullable=False, doc="How long it waits"),
+    Column("then", String(10), nullable=False, doc="... and what comes then: deny or escalate."),
+    Column("who", String(80), nullable=False, server_default=""),
+    Column("why", Text, nullable=False, server_default=""),
+    Column("at", Float, nullable=False),
+    Index("approvals_of_effect", "effect", "id"),
 )

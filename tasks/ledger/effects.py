@@ -1,4 +1,4 @@
-"""The states of an effect: intended, dispatching, confirmed; unknown and rehearsed."""
+"""The states of an effect: intended, dispatching, confirmed; waiting and denied; unknown and rehearsed."""
 
 from __future__ import annotations
 
@@ -114,9 +114,11 @@ def kinds_wanted(c: Connection, case: int, rehearsed: bool) -> set[str]:
     return set(c.execute(select(effects.c.kind).where(effects.c.case == case, state)).scalars())
 
 
-def still_in_doubt(c: Connection, key: str) -> bool:
-    """False if the effect was confirmed meanwhile."""
-    return c.execute(select(effects.c.state).where(effects.c.key == key)).scalar() != "confirmed"
+def still_held_up(c: Connection, key: str) -> bool:
+    """False if somebody spoke of the effect meanwhile, or it was confirmed."""
+    # Locked: what others are about to say of it is waited for, and not missed.
+    state = c.execute(select(effects.c.state).where(effects.c.key == key).with_for_update()).scalar()
+    return state in ("dispatching", "unknown", "waiting")
 
 
 def resolve_unknown(c: Connection, key: str, sent: bool, who: str) -> bool:

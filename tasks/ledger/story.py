@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, select
 
+from tasks.ledger.approvals import SHOWN, words_of
 from tasks.ledger.cases import LONGEST_BACKOFF
 from tasks.ledger.reviewed import WEEK, Window, Wrong, wrong_ones
 from tasks.ledger.tables import attempts, audits, cases, effects, holders, journal, outcomes, signals, steps
@@ -55,6 +56,7 @@ def story(c: Connection, case: int) -> list[Line]:
     for effect in c.execute(select(effects).where(effects.c.case == case)).all():
         why = f" by {effect.channel}" + (f": {effect.why}" if effect.why else "")
         told.append(Line(effect.at, f"  effect {effect.kind} is {effect.state}", why))
+    told += [_said(one) for one in words_of(c, case)]
     came = c.execute(select(outcomes).where(outcomes.c.case == case).order_by(outcomes.c.id)).all()
     for one in came:
         # What is pinned belongs to the newest attempt: an earlier outcome may have had another threshold.
@@ -88,6 +90,12 @@ def _attempt(c: Connection, one: Row[Any]) -> list[Line]:
         kept = f"; {one.replayed} finished step(s) replayed, not run" if one.replayed else ""
         told.append(Line(one.ended, f"attempt {one.fence} {one.how}{kept}", f": {one.why}" if one.why else ""))
     return told
+
+
+def _said(one: Row[Any]) -> Line:
+    said = {"asked": f"a person is asked, by {one.by}", "told": "nobody spoke in time, people are told once more"}
+    what = said.get(one.what) or f"{one.what} by {one.who}"
+    return Line(one.at, f"  effect {one.kind} ({one.digest[:SHOWN]}): {what}", f": {one.why}" if one.why else "")
 
 
 def _verdict(one: Verdict) -> Line:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     text,
 )
 
+from tasks.ledger.audit_tables import approvals as approvals
 from tasks.ledger.audit_tables import audits as audits
 from tasks.ledger.audit_tables import lessons as lessons
 from tasks.ledger.audit_tables import proposals as proposals
@@ -50,6 +51,8 @@ agents = Table(
     Column("draining", Boolean, nullable=False, server_default=text("false")),
     Column("paused", Text, nullable=False, server_default="", doc="Why no tick starts; empty while they do."),
     Column("holder", String(36), doc="The tick in hand: the agent's lease."),
+    Column("ticks", Integer, nullable=False, server_default="0", doc="How often a tick took that lease."),
+    Column("rung", Boolean, nullable=False, server_default=text("false"), doc="Something came since: one tick more."),
     Column(
         "fruitless", Integer, nullable=False, server_default="0", doc="Ticks in a row that died and settled nothing."
     ),
@@ -221,7 +224,7 @@ effects = Table(
     Column("kind", String(40), nullable=False),
     Column("channel", Text, nullable=False),
     Column("body", Text, nullable=False, doc="The Effect as JSON."),
-    Column("state", String(12), nullable=False, doc="intended dispatching confirmed unknown rehearsed"),
+    Column("state", String(12), nullable=False, doc="intended waiting denied dispatching confirmed unknown rehearsed"),
     Column("fence", Integer, nullable=False),
     Column("dispatcher", String(36)),
     Column("receipt", Text, nullable=False, server_default=""),
@@ -233,12 +236,20 @@ effects = Table(
         sqlite_where=text("state IN ('dispatching', 'unknown')"),
         postgresql_where=text("state IN ('dispatching', 'unknown')"),
     ),
+    Index(
+        "effects_waiting", "case", sqlite_where=text("state = 'waiting'"), postgresql_where=text("state = 'waiting'")
+    ),
 )
 
 
 def on_their_way() -> ColumnElement[bool]:
     """Effects whose fate is open: what the partial index of `effects` holds."""
     return _literally(effects.c.state, "dispatching", "unknown")
+
+
+def waiting_effects() -> ColumnElement[bool]:
+    """Effects that wait for a person's word: what their partial index holds."""
+    return effects.c.state == literal_column("'waiting'")
 
 
 def not_ended() -> ColumnElement[bool]:

@@ -63,13 +63,14 @@ def statement(case: CaseId, right: bool, label: str, why: str, who: str) -> Stat
     """A statement whose texts any database and terminal takes; BadInput names the field that is none."""
     if not 0 < case <= GREATEST:
         raise BadInput(f"There is no case {str(case)[:20]}. A tick's table in the UI lists the ids.")
-    auditor = _text("who", who)
+    auditor = plain_text("who", who)
     if not auditor:
         raise BadInput("Nobody says it: give a name as who.")
-    return Statement(case, bool(right), _text("label", label), _text("why", why), auditor)
+    return Statement(case, bool(right), plain_text("label", label), plain_text("why", why), auditor)
 
 
-def _text(field: str, written: str) -> str:
+def plain_text(field: str, written: str) -> str:
+    """A text on one line that any database and terminal takes; BadInput names the field that is none."""
     # Its length first: nobody wants ten million characters looked at one by one, or in an error.
     if len(written) > LONGEST[field]:
         raise BadInput(f"{field} has more than {LONGEST[field]} characters: shorten it.")

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
+from tasks.channels.message import DOMAIN
 from tasks.records import Arrival
 
 T = TypeVar("T")
@@ -27,6 +28,9 @@ ADDRESS = r"[A-Za-z0-9.!#$%&*+/=?^_`{|}~'-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,
 FROM = re.compile(
     rf"""(?P<name>(?:"(?:[^"\\]|\\.)*"|[^"<>,;:()])*)<(?P<angle>{ADDRESS})>|(?P<bare>{ADDRESS})(?:\s+\((?P<note>[^()]*)\))?"""
 )
+# What mailing lists, bounces, auto-replies and our own mails carry, and what people write does not.
+PROGRAMS = ("List-Id", "List-Post", "List-Unsubscribe", "X-Loop", "X-Autoreply", "X-Autorespond", "X-Failed-Recipients")
+SILENT = {"all", "oof", "autoreply"}  # what Exchange writes where nobody shall answer by himself
 ROBOTS = {"mailer-daemon", "postmaster", "no-reply", "noreply", "do-not-reply", "donotreply"}
 
 
@@ -71,8 +75,10 @@ def parse(raw: bytes, marker: str, modified: float) -> Arrival:
 
 def clean(text: str, one_line: bool = False) -> str:
     """Text that every database, terminal and header takes: no control characters, no lone surrogates."""
-    kept = "".join(c if c.isprintable() or c in "\n\t" else (" " if c != "\r" else "") for c in text)
-    kept = kept.encode("utf-8", "replace").decode("utf-8")
+    kept = text
+    if not text.isprintable():  # one by one takes a hundred times as long
+        kept = "".join(c if c.isprintable() or c in "\n\t" else (" " if c != "\r" else "") for c in text)
+        kept = kept.encode("utf-8", "replace").decode("utf-8")
     return " ".join(kept.split()) if one_line else kept.strip()
 
 
@@ -112,9 +118,13 @@ def _ids(mail: Message, name: str) -> list[str]:
 def _automatic(mail: Message, sender: str) -> bool:
     """Whether a program wrote it: answering those makes mail loops."""
     said = _header(mail, "Auto-Submitted").strip().lower()
-    bulk = _header(mail, "Precedence").strip().lower() in {"bulk", "list", "junk"}
+    bulk = _header(mail, "Precedence").strip().lower() in {"bulk", "list", "junk", "auto_reply"}
     nobody = sender.partition("@")[0].lower() in ROBOTS or _header(mail, "Return-Path").strip() == "<>"
-    return (said not in ("", "no")) or bulk or nobody or mail.get("List-Id") is not None
+    silent = set(re.findall(r"[a-z]+", _header(mail, "X-Auto-Response-Suppress").lower())) & SILENT
+    ours = any(one.endswith(f"@{DOMAIN}>") for one in _ids(mail, "Message-ID"))
+    report = _or("", mail.get_content_type) == "multipart/report"  # a bounce, or word that a mail was read
+    marked = any(mail.get(name) is not None for name in PROGRAMS)
+    return said not in ("", "no") or bulk or nobody or bool(silent) or ours or report or marked
 
 
 def _arrived(mail: Message, modified: float) -> datetime:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prefect import Flow
 
 OWN = "tests.chaos.skill:chaos"
+INCIDENTS = "skills.triage_incident:triage_incident"
 BATCH = 4
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,7 +34,8 @@ def skill(named: str) -> Flow[..., None]:
 
 def batches(named: str, inbox: Path | None) -> list[list[Arrival]]:
     """Cases in fours; two of a conversation stay together and in order."""
-    found = list(_from(inbox)) if inbox else list(_own()) if named == OWN else list(_tickets())
+    made = {OWN: _own, INCIDENTS: _alerts}.get(named, _tickets)
+    found = list(_from(inbox) if inbox else made())
     first: dict[str, datetime] = {}
     for one in found:
         first[one.thread] = min(one.arrived, first.get(one.thread, one.arrived))
@@ -55,6 +57,25 @@ def _own() -> Iterator[Arrival]:
             text=" ".join(f"word{one}" for one in range(number % 5 + 1)) * (2000 if number == 7 else 1),
             arrived=FIRST + timedelta(seconds=number),
             attributes={"message_id": key, "references": []},
+        )
+
+
+def _alerts() -> Iterator[Arrival]:
+    """Episodes of alerts whose Alertmanager and Prometheus nobody can ask: each calls a person, once."""
+    for number in range(1, 25):
+        # Every other batch holds two episodes of one alert.
+        fingerprint = f"{number - 1 if number % 8 == 2 else number:016x}"
+        start = FIRST + timedelta(seconds=number)
+        labels = {"alertname": f"Alert{number}", "severity": ("critical", "warning", "info")[number % 3]}
+        yield Arrival(
+            marker=f"{fingerprint}@{start.isoformat()}",
+            key=f"{fingerprint}@{start.isoformat()}",
+            thread=fingerprint,
+            sender="",
+            subject=f"Alert{number} on host {number}",
+            text="It is worked slower than it fills.",
+            arrived=start,
+            attributes={"fingerprint": fingerprint, "labels": dict(labels), "annotations": {}, "flaps": 0},
         )
 
 

@@ -33,6 +33,7 @@ from tests.chaos.witness import LOG, Line, heard
 from tests.conftest import enter
 from tests.servers import Postgres
 
+KINDS = ("reply", "hand_over", "page", "silence", "note")  # of effects, of all agents that are played
 PATIENCE = 60.0  # seconds for a process that has nothing in its way
 
 
@@ -88,7 +89,7 @@ class Scene:
         self.address = f"desk@{self.box.name.replace('_', '0').lower()}{uuid.uuid4().hex[:6]}.example.com"
         self.url = ledgers.new()
         self._sink = sink
-        urls = {kind: self._channel_url(kind) for kind in ("reply", "hand_over")}
+        urls = {kind: self._channel_url(kind) for kind in KINDS}
         agent = Agent(
             name="desk",
             source="maildir:/inbox",
@@ -105,7 +106,7 @@ class Scene:
     def _channel_url(self, kind: str) -> str:
         if self.channel == "smtp":
             assert self._sink is not None
-            return f"smtp://127.0.0.1:{self._sink[0]}"
+            return f"smtp+plain://127.0.0.1:{self._sink[0]}"
         return f"{self.channel}:{self.box / kind}"
 
     def close(self, keep: bool = False) -> None:
@@ -194,7 +195,7 @@ class Scene:
     def _outgoing(self) -> list[Path]:
         if self._sink is not None and self.channel == "smtp":
             return [self._sink[1] / self.address.partition("@")[2]]
-        return [self.box / kind for kind in ("reply", "hand_over")]
+        return [self.box / kind for kind in KINDS]
 
     def mail_files(self) -> list[Path]:
         return [path for folder in self._outgoing() for path in (folder / "new").glob("*")]
