@@ -33,7 +33,7 @@ AT_ONCE = 256
 STRANGE = 0.02
 DOUBT = 0.3
 KEPT = 4
-RECIPE = "1"
+RECIPE = "2"
 """Part of the digest: raise it with any change below that changes an answer."""
 
 FORWARDED = re.compile(r"[>\s]*(-{2,}\s*forwarded message|begin forwarded message\b)", re.IGNORECASE)

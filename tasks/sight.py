@@ -16,7 +16,7 @@ from tasks import meaning
 
 UNKNOWN = "unknown"
 NEIGHBOURS = 10
-MANY = 3_000
+MANY = 1_000
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
