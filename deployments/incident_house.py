@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +12,8 @@ from tasks.errors import BadInput
 
 AGENT = "incidents"
 DEPLOYMENT = f"agent-loop/{AGENT}"
-HEARTBEAT_SECONDS = 10.0  # Alertmanager rings; this is for what no ring tells of
+HEARTBEAT_SECONDS = 30.0  # Alertmanager rings; this is for what no ring tells of
+END_SECONDS = 60.0  # for what is still on its way at the end
 NEEDED = ("recover",)  # the only other deployment that goes by a schedule here
 UNENDED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
 
@@ -40,6 +43,7 @@ async def go_live(alerting: Alerting, pager: str) -> None:
                 agent = {**one.parameters["agent"], **own}
                 live = {**one.parameters, "agent": agent, "dry_run": False}
                 await client.update_deployment(one.id, DeploymentUpdate(parameters=live, schedules=heartbeat))
+                await client.create_flow_run_from_deployment(one.id)
             elif one.schedules and one.name not in NEEDED:
                 await client.set_deployment_paused_state(one.id, True)
 
@@ -75,14 +79,17 @@ async def began_after(at: float) -> float | None:
 
 
 async def runs_left() -> int:
-    """Runs of any kind that never ended."""
+    """Runs of any kind that do not end, of which each gets its time: the heartbeat goes on."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
 
+    unended, until = FlowRunFilter.model_validate({"state": UNENDED}), time.monotonic() + END_SECONDS
     async with get_client() as client:
-        return len(
-            await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"state": UNENDED}), limit=200)
-        )
+        first = {one.id for one in await client.read_flow_runs(flow_run_filter=unended, limit=200)}
+        while first and time.monotonic() < until:
+            await asyncio.sleep(1)
+            first &= {one.id for one in await client.read_flow_runs(flow_run_filter=unended, limit=200)}
+    return len(first)
 
 
 def confirmed_silences() -> set[str]:
