@@ -393,10 +393,12 @@ def test_a_storm_of_thousands_is_a_few_cases_in_bounded_memory(
     for first in range(0, len(storm), 500):
         rig.send(*storm[first : first + 500])
     code = (
-        "import sys, resource; from tasks.ledger.database import Ledger;"
+        "import sys; from tasks.ledger.database import Ledger;"
         "from tests.test_alertmanager_source import Desk;"
         "desk = Desk(Ledger(sys.argv[1]), sys.argv[2]); n = len(desk.new());"
-        "print(n, len(desk.tick()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        # What getrusage says is at least what the process that started this one had.
+        "again = len(desk.tick()); peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'));"
+        "print(n, again, peak)"
     )
     command = [sys.executable, "-c", code, only.ledger.url, only.source]
     ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300, check=True)
