@@ -27,11 +27,11 @@ ENOUGH = 20
 LEVEL = 0.99
 """Of the intervals that a ruling goes by: a trial is looked at again and again, and chance has its chance each time.
 
-Simulated in tests/test_releases.py, trials of 26 weeks with two looks a week at the last eight and 10 to 50 audits a
-week of each version, 8 % wrong: one that is as good is taken back in 7 % of the trials (with intervals of 95 % in 20 to
-21 %) and promoted in 11 to 35 %; one that is wrong by `WORSE` more is promoted in 4 to 5 % (16 to 20 % at 95 %), by 5
-points more in less than 1 %. The price is time: one that is better by 5 points is promoted in 73 to 100 %, half of
-those by week 12 with 10 audits a week and by week 6 with 50.
+Simulated in tests/test_releases_chance.py, trials of 26 weeks with two looks a week at the last eight and 10 to 50
+audits a week of each version, 8 % wrong: one that is as good is taken back in 7 % of the trials (with intervals of 95 %
+in 20 to 21 %) and promoted in 11 to 35 %; one that is wrong by `WORSE` more is promoted in 4 to 5 % (16 to 20 % at
+95 %), by 5 points more in less than 1 %. The price is time: one that is better by 5 points is promoted in 73 to 100 %,
+half of those by week 12 with 10 audits a week and by week 6 with 50.
 """
 FIRST_SHARE = 0.1
 """Of the cases, for a canary that was a shadow."""

@@ -30,9 +30,9 @@ FEW = 5
 GIVEN_BACK = 0.025
 """The highest p that lifts a rule: there the same cases sit their exam again, with more beside them.
 
-Simulated in tests/test_rules.py, half-years of two looks a week: an answer that errs as often as the target allows is
-given back one time in sixteen, one that errs half as often again one time in 300. To be held at all has two hurdles,
-the shown half and the exam, and happened to one that keeps the target in one half-year of 200.
+Simulated in tests/test_rules_chance.py, half-years of two looks a week: an answer that errs as often as the target
+allows is given back one time in sixteen, one that errs half as often again one time in 300. To be held at all has two
+hurdles, the shown half and the exam, and happened to one that keeps the target in one half-year of 200.
 """
 ANSWER = re.compile(r"\w[\w .,/+-]{0,59}")
 """What can be the name of an answer. Other answers are a model's free words, which no second case has."""

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import JsonValue
 
 from tasks import sources
 from tasks.errors import BadInput, HoldfastError, NotNow
 from tasks.mailbox import Entry, Mailbox
-from tasks.records import Arrival, Note, Unreadable
+from tasks.records import Arrival
 from tasks.sources import Known, imap
 from tests.conftest import free_port
+from tests.mailboxes import Installation, fill, keyed, keys, mail
 from tests.postoffice import PASSWORD, PostOffice, post_office, renumber
 
 
@@ -33,51 +33,6 @@ def desk(office: PostOffice, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("HOLDFAST_IMAP_USER", address)
     monkeypatch.setenv("HOLDFAST_IMAP_PASSWORD", PASSWORD)
     return address
-
-
-class Installation:
-    """What a ledger keeps of a source, as the tick writes it: all that a poll yields, up to where it was killed."""
-
-    def __init__(self, url: str) -> None:
-        self.url, self.notes, self.markers = url, dict[str, JsonValue](), dict[str, str]()
-        assert self.poll() == []  # the first one only introduces itself
-
-    def poll(self, killed_after: int = 1000) -> list[Arrival]:
-        known = Known(lambda names: set(names) & self.markers.keys(), lambda _: dict(self.notes))
-        new, self.unreadable = list[Arrival](), list[Unreadable]()
-        for one in sources.poll(self.url, known):
-            if isinstance(one, Note):
-                self.notes[one.name] = one.value
-            elif isinstance(one, Unreadable):
-                self.unreadable.append(one)
-            elif isinstance(one, Arrival):
-                if len(new) == killed_after:
-                    break
-                self.markers[one.marker] = one.key
-                new.append(one)
-        return new
-
-    @property
-    def claim(self) -> str:
-        return f"$Holdfast-{self.notes['name']}"
-
-
-def mail(number: int, *headers: str) -> bytes:
-    lines = (f"From: c{number}@example.com", f"Message-ID: <{number}@example.com>", "Subject: Lamp", *headers)
-    return ("\r\n".join(lines) + "\r\n\r\nhello\r\n").encode()
-
-
-def fill(office: PostOffice, desk: str, count: int) -> None:
-    for number in range(1, count + 1):
-        office.deliver(mail(number), [desk], f"c{number}@example.com")
-
-
-def keys(found: list[Arrival]) -> list[str]:
-    return [one.key for one in found]
-
-
-def keyed(*numbers: int) -> list[str]:
-    return [f"<{number}@example.com>" for number in numbers]
 
 
 def test_reading_a_mail_claims_it_and_does_not_mark_it_as_read(office: PostOffice, desk: str) -> None:
@@ -281,24 +236,6 @@ def test_every_way_to_a_server_is_encrypted_and_checked_unless_it_is_this_machin
     monkeypatch.setenv("HOLDFAST_MAIL_CA", "/nowhere.pem")
     with pytest.raises(BadInput, match="HOLDFAST_MAIL_CA"):
         Installation(office.imap())
-
-
-@pytest.mark.parametrize(
-    "url",
-    "imap:|imap://|imap://ann:secret@h|imap://secret@h|imap://h:99999|imap+plain://mail.example.com|imap+ssl://h|"
-    "imap://h/Ordner%0d%0aX|imap://h/Entwürfe|imap://h?x=secret".split("|"),
-)
-def test_a_wrong_imap_url_is_known_before_any_work_and_not_repeated(url: str) -> None:
-    with pytest.raises(BadInput, match="Write imap://") as why:
-        sources.canonical(url)
-    assert "secret" not in str(why.value)
-
-
-def test_one_mailbox_has_one_name() -> None:
-    for url in ("imap://Mail.example.com", "imap://mail.example.com:993/", "imap://mail.example.com/inbox"):
-        assert sources.canonical(url) == "imap://mail.example.com:993/INBOX"
-    assert sources.canonical("imap://h/Support/New%20ones") == "imap://h:993/Support/New%20ones"
-    assert sources.canonical(sources.canonical("imap+starttls://[::1]/A")) == "imap+starttls://[::1]:143/A"
 
 
 def test_a_wrong_password_or_folder_is_named_and_the_password_is_not(
