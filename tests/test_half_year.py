@@ -46,7 +46,7 @@ def test_the_half_year_plays_with_and_without_a_review_and_keeps_its_figures(tmp
     assert set(weeks) == {"with the review", "without it"} and figures.with_suffix(".png").stat().st_size > 1000
     for name, told in weeks.items():
         assert [one["cases"] for one in told] == [MAILS] * WEEKS, name
-        assert sum(one["acted"] for one in told) > MAILS, f"{name}: nothing was played that a rate could be of"
+        assert sum(one["acted"] for one in told) > MAILS // 2, f"{name}: nothing was played that a rate could be of"
     assert [one["week"] for one in weeks["without it"]] == [one["week"] for one in weeks["with the review"]]
     assert all(one["labels"] == 0 for one in weeks["without it"])
     asked = [one["labels"] for one in weeks["with the review"]]

@@ -96,9 +96,12 @@ def test_an_older_ledger_counts_what_it_has_when_it_is_migrated(ledger: Ledger, 
             c.execute(text(f"ALTER TABLE cases DROP COLUMN {newer}"))
         c.execute(text("DROP INDEX outcomes_of_agent"))
         c.execute(text("DROP INDEX markers_unfinished"))
+        c.execute(text("DROP INDEX effects_waiting"))
+        for newer in ("ticks", "rung"):
+            c.execute(text(f"ALTER TABLE agents DROP COLUMN {newer}"))
         c.execute(text("ALTER TABLE markers DROP COLUMN finished"))
         reviewing = ("rules", "lessons", "proposals", "releases", "thresholds", "reviews", "audits")
-        for newer in ("notes", "signals", "later", "batches", "rates", "spending", *reviewing):
+        for newer in ("approvals", "notes", "signals", "later", "batches", "rates", "spending", *reviewing):
             c.execute(text(f"DROP TABLE {newer}"))
         c.execute(text("UPDATE alembic_version SET version_num = '0002'"))
     engine.dispose()

@@ -205,7 +205,7 @@ def test_a_threshold_moves_only_where_that_was_allowed_and_then_to_where_the_tar
     people_say(desk, truth)
     reviewed(desk, audits=200, target=0.1)
     assert desk.read_now("look", lambda c: threshold_of(c, "desk", "answer")) is None
-    reviewed(desk, audits=200, target=0.1, change=True)
+    reviewed(desk, audits=200, target=0.1, sure=0.9, change=True)
     moved = desk.read_now("look", lambda c: threshold_of(c, "desk", "answer"))
     rows = desk.read_now("look", lambda c: c.execute(select(outcomes)).all())
     assert moved is not None and moved > 0.5
