@@ -135,7 +135,7 @@ KILLS = [
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize(
     ("ledger_url", "seed", "where"),
-    [("sqlite", *one) for one in KILLS] + [("postgres", *one) for one in KILLS[:3]],
+    [("sqlite", *one) for one in KILLS] + [("postgres", *one) for one in KILLS[:1]],
     indirect=["ledger_url"],
 )
 def test_an_agent_killed_on_a_real_mailbox_answers_each_ticket_once(

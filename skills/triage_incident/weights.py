@@ -23,7 +23,7 @@ SUSTAINED = 1.2  # times the share of points beyond the threshold since the star
 SIZE = 0.6  # at twice the threshold; in proportion below
 WORSE = 0.8  # a threshold further in a minute; in proportion below, and against it when it gets better
 CHANCE = 2  # times that it ended by itself say nothing yet: what is real may have come and gone before
-BY_ITSELF, MOST_BY_ITSELF = -0.9, 5  # for each more that it ended and nobody was called
+BY_ITSELF, MOST_BY_ITSELF = -0.9, 5  # from then on for each time that it ended and nobody was called
 LONGER = 2.0  # it lasts half as long again as any of these
 RELATED, MOST_RELATED = 0.4, 4  # for each other alert of the same component
 OVER = -1.0  # it has ended already
@@ -163,7 +163,7 @@ def _gone(gone: Sequence[tuple[float, float]], found: Gathered, start: float) ->
         return [Fact(source="prometheus/earlier", text="it did not come and go before")] if _times(found) else []
     longest = max(end - begin for begin, end in gone)
     text = f"{len(gone)} times before it ended and nobody was called, after {longest / 60:.1f} min at most"
-    weight = BY_ITSELF * max(0, min(len(gone) - CHANCE, MOST_BY_ITSELF))
+    weight = BY_ITSELF * min(len(gone), MOST_BY_ITSELF) if len(gone) > CHANCE else 0.0
     facts = [Fact(source="prometheus/earlier", text=text, weight=weight)]
     if found.at - start > 1.5 * max(longest, FAR_STEP) and found.firing is not False:
         text = f"it lasts {(found.at - start) / 60:.1f} min now, longer than ever"

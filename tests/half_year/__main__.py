@@ -138,10 +138,10 @@ def play(year: HalfYear, folder: Path, clock: Clock, target: float | None, budge
         truth |= deliver(folder / "inbox", number, questions)
         threshold = the_ledger().read_now("look", lambda c: threshold_of(c, AGENT, SKILL))
         tick(folder)
-        clock.stand_at(begins(week) + 86_400 + 3_600)
-        people_answer(truth)  # of what they took over
         state = ""
         if target is not None:
+            clock.stand_at(begins(week) + 86_400 + 3_600)
+            people_answer(truth)  # of what they took over
             until = datetime.fromisoformat(name_of(week + 1)).date()
             since = datetime.fromisoformat(name_of(max(week - 7, last - len(year.weeks)))).date()
             # On Monday it asks people, on Tuesday it counts what they said and changes what it may.
