@@ -44,7 +44,7 @@ def test_a_kill_at_any_doorway_repeats_nothing_and_loses_nothing(tmp_path: Path,
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("db", SQLITE_AND_POSTGRES)
+@pytest.mark.parametrize("db", ["sqlite"])
 def test_the_incident_agent_killed_at_these_doorways_calls_a_person_once_for_each_episode(
     tmp_path: Path, db: str
 ) -> None:

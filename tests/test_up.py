@@ -150,11 +150,11 @@ def test_what_dies_is_started_again_and_down_leaves_nothing_behind(up: Up) -> No
     for name in words:
         os.kill(int(children[name]), signal.SIGKILL)
         up.wait_to_hear(f"{name} died")
-    wait_for(lambda: healthy(up.api), 60, "the server's return")
+    wait_for(lambda: healthy(up.api), 180, "the server's return")
     for server in [line.split()[0] for line in up.living() if words["server"] in line]:
         os.kill(int(server), signal.SIGSTOP)
     up.wait_to_hear("server did not answer", 240)  # a question that was under way has to run out first
-    wait_for(lambda: healthy(up.api), 60, "the return of a server that hung")
+    wait_for(lambda: healthy(up.api), 240, "the return of a server that hung")
     second = subprocess.run(
         [sys.executable, "-m", "deployments", "up"], env=up.env, cwd=PROJECT, capture_output=True, text=True
     )
