@@ -19,7 +19,7 @@ check: setup
 
 # Most tests wait for processes, so there are more of them at once than processors. TESTS="tests/test_kills.py -x" runs some.
 test: check
-	$(BIN)/python -m pytest -n $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m pytest -n $(or $(WORKERS),4) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 demo: setup
 	$(BIN)/python -m deployments demo --keep
