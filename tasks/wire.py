@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 import os
 import ssl
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tasks.errors import BadInput
+from tasks.web import same_machine
 
 TIMEOUT = 30.0  # seconds for each answer of a server
 CA = "HOLDFAST_MAIL_CA"
@@ -64,20 +63,12 @@ def read_url(url: str, scheme: str, way_out: str) -> Read:
         raise BadInput(f"The {scheme}: URL for {host!r} names no server, or more than a server. {way_out}")
     if (scheme, how) not in PORTS:
         raise BadInput(f"The {scheme}: URL for {host!r} wants to speak {how[:20]!r}, which is no way to. {way_out}")
-    if how == "plain" and not _same_machine(host):
+    if how == "plain" and not same_machine(host):
         raise BadInput(
             f"{scheme}+plain: would send mail and password to {host} in the clear; it is for this machine alone. "
             f"{way_out}"
         )
     return Read(Server(scheme, how, host, given or PORTS[scheme, how]), unquote(parts.path.strip("/")), options)
-
-
-def _same_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
 
 
 def account(name: str) -> tuple[str, str] | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
 
 import httpx
 
@@ -70,15 +72,22 @@ class _Passing(BaseHTTPRequestHandler):
         """Nobody reads it."""
 
 
+S = TypeVar("S", bound=socketserver.BaseServer)
+
+
 @contextlib.contextmanager
-def between(server: str) -> Iterator[Between]:
-    """One that is gone afterwards; `server` is scheme, host and port."""
-    passing = Between(server)
-    thread = threading.Thread(target=passing.serve_forever, daemon=True)
+def served(server: S) -> Iterator[S]:
+    """A server that answers in a thread, and is gone afterwards."""
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield passing
+        yield server
     finally:
-        passing.shutdown()
-        passing.server_close()
+        server.shutdown()
+        server.server_close()
         thread.join()
+
+
+def between(server: str) -> contextlib.AbstractContextManager[Between]:
+    """One that is gone afterwards; `server` is scheme, host and port."""
+    return served(Between(server))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import select, update
 
 import tasks.effects
@@ -21,25 +19,11 @@ from tasks.ledger.story import story
 from tasks.ledger.tables import attempts, cases
 from tasks.records import Effect
 from tests.paging import FIRST, SECOND, paging_anew
-from tests.watching import Watch
+from tests.watching import Here, here, later
+
+__all__ = ["here", "later"]
 
 WEEK = 7 * 86_400.0
-Here = Callable[..., Watch]
-
-
-@pytest.fixture
-def here(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str):  # type: ignore[no-untyped-def]
-    (tmp_path / "log").touch()
-    monkeypatch.setenv("PRACTICE_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("HOLDFAST_LEDGER", ledger.url)
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        yield lambda *words, **settings: Watch(ledger, tmp_path, *words, **settings)
-
-
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    real = time.time
-    return lambda seconds: monkeypatch.setattr(time, "time", lambda: real() + seconds)
 
 
 def test_nothing_leaves_before_a_person_said_so_and_then_exactly_one_page(here: Here) -> None:

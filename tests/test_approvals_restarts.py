@@ -18,10 +18,12 @@ from tasks.ledger.approvals import what_waits, words_of
 from tasks.ledger.database import Ledger, migrate
 from tasks.ledger.tables import cases
 from tests import forked
-from tests.conftest import PROJECT, arrival, fill, wait_for
+from tests.conftest import NO_POSTGRES, PROJECT, arrival, fill, wait_for
 from tests.paging import FIRST, SECOND
 from tests.servers import INITDB, Postgres
-from tests.test_up import Up
+from tests.test_up import Up, up
+
+__all__ = ["up"]
 
 WEEK = 7 * 86_400
 DOORWAYS = [
@@ -95,7 +97,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
         yield f"sqlite:///{tmp_path / 'ledger.db'}", None
         return
     if INITDB is None:
-        pytest.skip("no initdb here: install Debian's package postgresql to run the Postgres half")
+        pytest.skip(NO_POSTGRES)
     server = Postgres(durable=True)
     try:
         yield server.create("watch"), server
@@ -154,18 +156,6 @@ def test_killed_at_any_doorway_of_a_page_that_waits_it_leaves_once(
     watch.work()
     watch.work()
     assert (watch.state(), watch.pages(), watch.said(), watch.looked()) == ("settled", 1, ["asked", "permitted"], 1)
-
-
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    house = Up(tmp_path)
-    try:
-        yield house
-    finally:
-        for line in house.living():
-            os.kill(int(line.split()[0]), signal.SIGKILL)
-        house.process.kill()
-        house.process.wait()
 
 
 @pytest.mark.timeout(600)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,38 +11,22 @@ from unittest.mock import patch
 import httpx
 import pytest
 from prefect import flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import update
 
 from flows import loop
 from flows.permit import permit
 from tasks.errors import BadInput
 from tasks.ledger.agents import switch_effects
-from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases
 from tasks.records import Agent, Approval, Effect
 from tasks.report import show_waiting
 from tasks.waiting import exactly
 from tests.paging import FIRST, paging
-from tests.watching import Watch
+from tests.watching import Here, here, later
+
+__all__ = ["here", "later"]
 
 HOUR, WEEK = 3_600.0, 7 * 86_400.0
-Here = Callable[..., Watch]
-
-
-@pytest.fixture
-def here(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str):  # type: ignore[no-untyped-def]
-    (tmp_path / "log").touch()
-    monkeypatch.setenv("PRACTICE_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("HOLDFAST_LEDGER", ledger.url)
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        yield lambda *words, **settings: Watch(ledger, tmp_path, *words, **settings)
-
-
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    real = time.time
-    return lambda seconds: monkeypatch.setattr(time, "time", lambda: real() + seconds)
 
 
 def test_nobody_speaks_and_it_is_denied_in_time_and_not_before(here: Here, later: Callable[[float], None]) -> None:

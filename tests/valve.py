@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
+from tests.between import served
+
 
 class Valve(ThreadingHTTPServer):
     """`closed`: what is posted arrives, and its answer waits. `cut`: the connection is closed instead."""
@@ -56,16 +58,11 @@ class _Through(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def valve_before(url: str) -> Iterator[Valve]:
     """An open one before this server."""
-    valve = Valve(url)
-    thread = threading.Thread(target=valve.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield valve
-    finally:
-        valve.closed = False
-        valve.shutdown()
-        valve.server_close()
-        thread.join()
+    with served(Valve(url)) as valve:
+        try:
+            yield valve
+        finally:
+            valve.closed = False  # or a request that it holds would keep it
 
 
 def wait_until_posted(valve: Valve, seconds: float = 60) -> None:

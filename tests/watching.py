@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import select
 
 from tasks.ledger.approvals import Waiting, decide, run_out, what_waits, words_of
@@ -60,3 +64,21 @@ class Watch:
 
     def said(self) -> list[str]:
         return [row.what for row in self.ledger.read_now("look", lambda c: words_of(c, 1))]
+
+
+Here = Callable[..., Watch]
+
+
+@pytest.fixture
+def here(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str):  # type: ignore[no-untyped-def]
+    (tmp_path / "log").touch()
+    monkeypatch.setenv("PRACTICE_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("HOLDFAST_LEDGER", ledger.url)
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield lambda *words, **settings: Watch(ledger, tmp_path, *words, **settings)
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    real = time.time
+    return lambda seconds: monkeypatch.setattr(time, "time", lambda: real() + seconds)
