@@ -173,9 +173,7 @@ def test_an_answer_that_waits_survives_the_kill_of_a_whole_house(up: Up) -> None
     up.tick()
     wait_for(lambda: (up.folder / "ledger.db").exists() and "case" in command("waiting"), 180, "something that waits")
     digest, _, case = command("waiting").splitlines()[0].split()[:3]
-    for line in up.living():
-        os.kill(int(line.split()[0]), signal.SIGKILL)
-    up.process.wait()
+    up.kill()
     up.start()
     up.act(approvals={"reply": {}})
     assert sent() == 0

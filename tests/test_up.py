@@ -17,6 +17,7 @@ import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.supervisor import healthy
@@ -57,15 +58,23 @@ class Up:
     def act(self, **settings: Any) -> None:
         """Let every tick act, heartbeats too: one that came first would rehearse the inbox and leave nothing to do."""
 
-        async def change() -> None:
+        async def change() -> bool:
             async with get_client() as client:
                 found = await client.read_deployment_by_name("agent-loop/support")
                 agent = {**found.parameters["agent"], **settings}
                 live = DeploymentUpdate(parameters={**found.parameters, "agent": agent, "dry_run": False})
                 await client.update_deployment(found.id, live)
+                # A run that was due before keeps what it was made with.
+                mine = DeploymentFilter(id=DeploymentFilterId(any_=[found.id]))
+                runs = await client.read_flow_runs(deployment_filter=mine, limit=200)
+                rehearsals = [run for run in runs if run.parameters["dry_run"] and not run.state.is_final()]
+                for run in rehearsals:
+                    if run.state.is_scheduled():
+                        await client.delete_flow_run(run.id)
+                return not rehearsals
 
         with temporary_settings({PREFECT_API_URL: self.api}):
-            asyncio.run(change())
+            wait_for(lambda: asyncio.run(change()), 120, "the end of rehearsals")
 
     def tick(self) -> None:
         async def ask() -> None:
@@ -94,6 +103,12 @@ class Up:
         subprocess.run(command, env=self.env, cwd=PROJECT, check=True, capture_output=True, timeout=90)
         assert self.process.wait(10) == 0
 
+    def kill(self) -> None:
+        self.process.kill()  # the supervisor first: it would start the others again
+        self.process.wait()
+        for line in self.living():
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+
     def shown(self, *states: str) -> list[Any]:
         """What the UI would show, read from Prefect's database because its server is down."""
         marks = ",".join("?" * len(states))
@@ -121,10 +136,8 @@ def up(tmp_path: Path) -> Iterator[Up]:
     try:
         yield house
     finally:
-        for line in house.living():
-            os.kill(int(line.split()[0]), signal.SIGKILL)
-        house.process.kill()
-        house.process.wait()
+        house.kill()
+        print(house.said.read_text())
 
 
 @pytest.mark.timeout(400)
