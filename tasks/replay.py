@@ -67,7 +67,8 @@ async def replay(
 
 
 def _right(memory: offline.Memory, asked: Sequence[Lesson]) -> list[bool]:
-    return [memory.decide(one.text).intent == one.label for one in asked]
+    found = memory.decide_all([one.text for one in asked])
+    return [read.intent == one.label for read, one in zip(found, asked, strict=True)]
 
 
 def compared(before: Sequence[bool], after: Sequence[bool]) -> Replay:

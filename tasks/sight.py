@@ -63,9 +63,11 @@ class Eye:
         # Turned once here: turning it for each mail would take most of the time of a decision.
         self.known_turned = known.T.tocsr()
         # Each intent draws its own seed, so the number of threads does not change the result.
-        self.classifier = SGDClassifier(
+        classifier = SGDClassifier(
             loss="log_loss", alpha=1e-5, max_iter=8 if many else 25, tol=None, random_state=0, n_jobs=2
         ).fit(_beside(known, self.meanings), self.numbers)
+        # Turned once as well: the classifier itself copies all its weights for every text.
+        self.weights, self.bias = np.ascontiguousarray(classifier.coef_.T), classifier.intercept_
 
         # Unrelated mail is left out: a word known only from there must not make a text look familiar.
         inside = [text for text, label in zip(texts, labels, strict=True) if label != UNKNOWN]
@@ -83,8 +85,8 @@ class Eye:
 
     def look(self, texts: Sequence[str]) -> Sight:
         found, meant = self.vectors(texts), meaning.vectors(texts) if self.meanings is not None else None
-        raw = np.asarray(self.classifier.decision_function(_beside(found, meant)), dtype=np.float64)
-        scores = raw if raw.ndim == 2 else np.column_stack([-raw, raw])
+        raw = np.asarray(_beside(found, meant) @ self.weights + self.bias, dtype=np.float64)
+        scores = raw if len(self.labels) > 2 else np.column_stack([-raw, raw])
         own = [at for at, one in enumerate(self.labels) if one != UNKNOWN]
         chance = 1 / (1 + np.exp(-scores))
         share = chance / chance.sum(axis=1, keepdims=True)
