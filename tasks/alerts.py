@@ -19,7 +19,6 @@ NAME, VALUE, WORDS = 200, 1_000, 4_000  # characters of a name, of a label's val
 SHORT = 80  # characters of what is compared later
 SHOWN = 20  # alerts that can not be read, of one poll
 FINGERPRINT = re.compile(r"[0-9A-Za-z]{1,64}")
-OURS = "holdfast"  # who made a silence, as people see it
 
 
 class Alert(NamedTuple):
@@ -37,15 +36,6 @@ class Alert(NamedTuple):
     """Neither silenced nor inhibited."""
     cut: bool
     """Whether a label is not here word for word, so that it matches nothing."""
-
-
-class Ended(NamedTuple):
-    """A silence of ours that somebody ended before its time."""
-
-    id: str
-    labels: dict[str, str]
-    began: float
-    ended: datetime
 
 
 def time_of(text: object) -> datetime:
@@ -125,23 +115,6 @@ def server_of(generator: str) -> str:
         return short(urlsplit(generator).netloc)
     except ValueError:
         return ""
-
-
-def ended_early(place: web.Place) -> list[Ended]:
-    """Silences of ours that somebody ended: Alertmanager then enters the end as its last change, and else never."""
-    found = web.read_json(place, "/api/v2/silences")
-    ended = []
-    for one in found if isinstance(found, list) else ():
-        try:
-            at, changed = time_of(one["endsAt"]), time_of(one["updatedAt"])
-            over = one["createdBy"] == OURS and one["status"]["state"] == "expired"
-            exact = all(m["isRegex"] is False and m.get("isEqual", True) is True for m in one["matchers"])
-            if over and exact and at <= changed:
-                labels = {str(m["name"]): str(m["value"]) for m in one["matchers"]}
-                ended.append(Ended(str(one["id"])[:SHORT], labels, time_of(one["startsAt"]).timestamp(), at))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            continue  # somebody else's
-    return ended
 
 
 def up_since(place: web.Place) -> float:

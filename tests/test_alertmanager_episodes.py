@@ -13,7 +13,7 @@ from tasks.episodes import Episode, to_forget
 from tasks.errors import NotSent
 from tasks.ledger.arrivals import hear
 from tasks.ledger.database import Ledger
-from tasks.ledger.tables import verdicts
+from tasks.ledger.tables import signals, verdicts
 from tasks.records import Arrival, Note, Signal, Unreadable
 from tests.alerted import MINUTE, Desk, clock, rig
 from tests.alerting import Alerting
@@ -207,9 +207,6 @@ def test_a_silence_of_ours_speaks_against_itself_only_if_a_person_ends_it_while_
     (shown,) = rig.firing("Fridge")
     (one,) = desk.new()
     conclude(desk.ledger, 1, "silence")
-    runs_out = rig.silence(by="holdfast", minutes=0.02, **shown["labels"])
-    wait_for(lambda: state_of(rig, runs_out) == "expired", 60, "its end")
-    assert desk.told() == []
     rig.expire(rig.silence(by="ann", **shown["labels"]))
     assert desk.told() == []
     rig.expire(rig.silence(by="holdfast", **shown["labels"]))
@@ -224,6 +221,31 @@ def test_a_silence_of_ours_speaks_against_itself_only_if_a_person_ends_it_while_
     rig.push('down{what="Fridge"} 1')
     rig.firing("Fridge")
     assert [what for what, _, _ in desk.told()] == ["came back"]
+
+
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+def test_an_alert_that_outlasts_our_silence_is_looked_into_once_more_and_speaks_against_it(
+    rig: Alerting, desk: Desk
+) -> None:
+    rig.push('down{what="Fridge"} 1')
+    (shown,) = rig.firing("Fridge")
+    (one,) = desk.new()
+    theirs = rig.silence(by="ann", minutes=0.02, **shown["labels"])
+    wait_for(lambda: state_of(rig, theirs) == "expired", 60, "the end of a person's silence")
+    assert desk.new() == []
+    runs_out = rig.silence(by="holdfast", minutes=0.02, **shown["labels"])
+    other = rig.silence(by="holdfast", **(shown["labels"] | {"what": "another"}))
+    wait_for(lambda: state_of(rig, runs_out) == "expired", 60, "its end")
+    desk.tick(most=1)  # killed between the signal and the case
+    (again,) = desk.new()
+    assert again.thread == one.thread and again.key == f"{one.key}/{runs_out}"
+    assert desk.tick() == [] and desk.cases() == [one.key, again.key]
+    said = select(signals.c.key, signals.c.what, signals.c.right)
+    assert desk.ledger.read_now("look", lambda c: c.execute(said).all()) == [(one.key, "outlasted", False)]
+    rig.expire(other)
+    rig.push()
+    rig.wait_quiet("Fridge")
+    assert desk.until_told("resolved") == ("resolved", again.key, None)
 
 
 def state_of(rig: Alerting, silence: str) -> str:

@@ -100,6 +100,7 @@ def test_what_ended_because_a_person_came_speaks_for_calling_one() -> None:
     [
         {"un_silenced": True},
         {"earlier": [Episode(case=9, began=START - 9_000, kind="acted", answer="silence", said=("un-silenced",))]},
+        {"earlier": [Episode(case=9, began=START - 9_000, kind="acted", answer="silence", said=("outlasted",))]},
         {"earlier": [Episode(case=9, began=START - 9_000, kind="acted", answer="silence", said=("came back",))]},
     ],
 )

@@ -32,7 +32,7 @@ SAME_TROUBLE = 600.0  # seconds: what ended less than that before the start belo
 NUISANCE = 3  # times that it ended by itself, from which on it may be silenced
 SHORTEST, LONGEST = 10, 120  # minutes of a silence: twice the longest that it lasted, within these
 TREND = 120.0  # seconds before the start, from which on a trend counts
-SPOKE_AGAINST = {"un-silenced", "came back"}
+SPOKE_AGAINST = {"un-silenced", "came back", "outlasted"}
 
 
 def weigh(case: Case, found: Gathered) -> Correlated:

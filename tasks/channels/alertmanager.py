@@ -14,9 +14,9 @@ from tasks import web
 from tasks.channels.message import digest, one_line
 from tasks.errors import BadInput, NotSent, Refused
 from tasks.records import Effect, Receipt, Record
+from tasks.silences import OURS
 
 CAN_FIND = True  # for as long as Alertmanager keeps what is over: --data.retention, five days if nobody says otherwise
-OURS = "holdfast"  # who made it, as people see it
 LONGEST = 24 * 60  # minutes
 ENDED_EARLY = timedelta(seconds=60)  # before its time: nobody but a person does that
 WAY_OUT = "Write alertmanager://host:9093, or alertmanager+https://host; secrets stand in HOLDFAST_ALERTMANAGER_*."

@@ -21,7 +21,7 @@ class Episode(Record):
     right: bool | None = None
     """The newest word on it: a person's before a signal's; None if nobody said anything."""
     said: tuple[str, ...] = ()
-    """What its source heard later: `resolved`, `came back`, `un-silenced` ..."""
+    """What its source heard later: `resolved`, `came back`, `un-silenced`, `outlasted` ..."""
     resolved: float | None = None
 
 

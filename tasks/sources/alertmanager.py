@@ -24,10 +24,11 @@ from typing import NamedTuple
 from pydantic import JsonValue, ValidationError
 
 from tasks import web
-from tasks.alerts import Alert, ended_early, evaluated_by, server_of, short, shown_by, up_since
+from tasks.alerts import Alert, evaluated_by, server_of, short, shown_by, up_since
 from tasks.episodes import AT_LEAST, BACK, MINUTE, Episode, begins, to_forget
 from tasks.errors import BadInput, HoldfastError
 from tasks.records import Arrival, Note, Signal, Unreadable
+from tasks.silences import OUTLASTED, SILENCE, ended, ended_by_people, outlasted
 from tasks.sources import Found, Known
 from tasks.sources.mail import clean
 
@@ -39,8 +40,7 @@ MEMBERS = 50  # of a group that are shown by their labels
 TEXT = 20_000  # characters
 QUIET = ("silence", "note")  # conclusions that nobody is needed
 FIRST = ("severity", "instance", "service", "job", "namespace")
-UNSILENCED = "a person ended its silence while it still fired"
-ALERT, SILENCE = "alert/", "silence/"
+ALERT = "alert/"
 
 
 def canonical(url: str) -> str:
@@ -65,6 +65,13 @@ class Due(NamedTuple):
     flaps: int
     before: Episode | None
     """What is remembered of it."""
+    outlasted: str = ""
+    """The silence of its last case, if that ran out while it fired on."""
+
+    @property
+    def key(self) -> str:
+        own = f"{self.alert.fingerprint}@{_text_of(self.alert.starts)}"
+        return f"{own}/{self.outlasted}" if self.outlasted else own
 
 
 def poll(url: str, known: Known) -> Iterator[Found]:
@@ -97,6 +104,13 @@ def poll(url: str, known: Known) -> Iterator[Found]:
         begun = one.wants_a_case(now) or (name in again and not one.joined)
         if begun and not one.over and name in shown and shown[name].active:
             due.append(Due(shown[name], one.flaps, one))
+    firing = [(alert, after[name]) for name, alert in shown.items() if name in after and not after[name].over]
+    over = ended(place) if firing else []
+    yield from ended_by_people(over, known.recall(SILENCE), firing) if firing else ()
+    for alert, one, silence in outlasted(over, firing):
+        if alert.fingerprint not in {each.alert.fingerprint for each in due}:
+            yield Signal(key=one.key, what="outlasted", right=False, at=silence.ended, why=OUTLASTED)
+            due.append(Due(alert, one.flaps, one, silence.id))
     yield from _cases(due, before, after, now)
     old = to_forget(after, now)
     for name, one in after.items():
@@ -104,7 +118,6 @@ def poll(url: str, known: Known) -> Iterator[Found]:
             yield Note(name=f"{ALERT}{name}", value=None)
         elif one != before.get(name):
             yield _note(name, one)
-    yield from _ended_by_people(place, known, shown, after, now)
 
 
 def _remembered(name: str, value: JsonValue) -> Episode:
@@ -195,7 +208,7 @@ def _cases(due: Sequence[Due], before: dict[str, Episode], after: dict[str, Epis
             alert = each.alert
             if not key:
                 yield _single(each)
-            own = key or _key(alert)
+            own = key or each.key
             one = (each.before or begins(alert, now)).with_case(own, cased)
             # As it was read at the next poll: it is not noted a second time at the end of this one.
             before[alert.fingerprint] = after[alert.fingerprint] = one
@@ -210,16 +223,12 @@ def _text_of(at: datetime) -> str:
     return at.isoformat(timespec="milliseconds")
 
 
-def _key(alert: Alert) -> str:
-    return f"{alert.fingerprint}@{_text_of(alert.starts)}"
-
-
 def _single(due: Due) -> Arrival:
     alert = due.alert
     words = [alert.annotations.get(name, "") for name in ("summary", "description", "message")]
     return Arrival(
-        marker=_key(alert),
-        key=_key(alert),
+        marker=due.key,
+        key=due.key,
         thread=alert.fingerprint,
         sender="",
         subject=f"{alert.name}: {_named(alert.labels)}"[:300],
@@ -270,25 +279,3 @@ def _grouped(key: str, members: Sequence[Due]) -> Arrival:
             "attributes": {**_attributes(first, common, flaps), "fingerprint": "", "group": group},
         }
     )
-
-
-def _ended_by_people(
-    place: web.Place, known: Known, shown: Mapping[str, Alert], after: Mapping[str, Episode], now: float
-) -> Iterator[Found]:
-    """Cases whose silence a person ended while the alert still fired: it was wrong to make it."""
-    firing = [(alert, one) for name, alert in shown.items() if (one := after.get(name)) and not one.over]
-    if not firing:
-        return
-    told, there = known.recall(SILENCE), set[str]()
-    for silence in ended_early(place):
-        there.add(name := f"{SILENCE}{silence.id}")
-        if name in told:
-            continue
-        for alert, one in firing:
-            # Made for this case and ended while it fired: one that was tidied up between two episodes says nothing.
-            in_time = one.cased - MINUTE <= silence.began and one.fires[-1] <= silence.ended.timestamp()
-            if in_time and silence.labels.items() <= alert.labels.items():
-                yield Signal(key=one.key, what="un-silenced", right=False, at=silence.ended, why=UNSILENCED)
-                yield Note(name=name, value=True)
-                break
-    yield from (Note(name=name, value=None) for name in told if name not in there)
