@@ -19,7 +19,7 @@ from rich.console import Console
 from sqlalchemy import Connection, Row, func, select
 
 from deployments.supervisor import POOL
-from tasks import channels
+from tasks import channels, sources
 from tasks.errors import WAITS, HoldfastError, LedgerLost
 from tasks.home import PROJECT, home
 from tasks.ledger import ledger_url, the_ledger
@@ -99,8 +99,22 @@ def _ledger() -> list[Finding]:
         found.append(Finding(f"ledger file: {state}", remedy))
     ledger.write_now("see whether it takes writes", lambda c: None)
     found.append(Finding("ledger takes writes"))
-    found += _channels(ledger.read_now("look at its agents", all_agents))
+    rows = ledger.read_now("look at its agents", all_agents)
+    found += [*_sources(rows), *_channels(rows)]
     return [*found, *ledger.read_now("look at its cases", _stuck)]
+
+
+def _sources(rows: list[Row[tuple[object, ...]]]) -> list[Finding]:
+    """Whether what agents read can be read from here, with this environment's secrets."""
+    found = []
+    for row in rows:
+        source = Agent.model_validate_json(str(row.settings)).source
+        try:
+            if said := sources.look(source):
+                found.append(Finding(f"agent {row.name} reads {source}: {said}"))
+        except HoldfastError as why:
+            found.append(Finding(f"agent {row.name} can not read {source}", str(why)))
+    return found
 
 
 def _channels(rows: list[Row[tuple[object, ...]]]) -> list[Finding]:

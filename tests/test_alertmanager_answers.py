@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tasks import sources
 from tasks.errors import BadInput, HoldfastError
 from tasks.ledger.database import Ledger
 from tasks.records import Arrival, Unreadable
@@ -92,8 +93,11 @@ def test_an_alert_that_is_none_is_reported_and_the_others_go_on(ledger: Ledger, 
 )
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 def test_what_is_no_alertmanager_is_named(ledger: Ledger, body: bytes, status: int, says: str) -> None:
-    with answering(body, status) as url, pytest.raises(HoldfastError, match=says):
-        Desk(ledger, url).tick()
+    with answering(body, status) as url:
+        with pytest.raises(HoldfastError, match=says):
+            Desk(ledger, url).tick()
+        with pytest.raises(HoldfastError, match=says):
+            sources.look(url)
 
 
 def test_one_alertmanager_has_one_name() -> None:

@@ -133,6 +133,14 @@ def test_doctor_names_the_way_out_of_what_it_finds(desk: Desk) -> None:
     assert "does not answer" in desk.run("doctor", status=1)
 
 
+def test_doctor_says_which_source_can_not_be_read_and_why(desk: Desk) -> None:
+    fill(desk.ledger, desk.folder, [], name="watch", source="alertmanager://127.0.0.1:9")
+    fill(desk.ledger, desk.folder, [], name="mail", source="imap://127.0.0.1:9/INBOX")
+    said = desk.run("doctor", status=1)
+    assert "agent watch can not read alertmanager://127.0.0.1:9" in said and "can not be reached" in said
+    assert "agent mail can not read imap://127.0.0.1:9/INBOX" in said and "HOLDFAST_IMAP_USER" in said
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

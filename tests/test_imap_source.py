@@ -44,6 +44,17 @@ def test_reading_a_mail_claims_it_and_does_not_mark_it_as_read(office: PostOffic
     assert here.poll() == []
 
 
+def test_whether_a_mailbox_can_be_read_is_said_without_touching_it(
+    office: PostOffice, desk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(office, desk, 3)
+    assert sources.look(office.imap()).startswith("3 mail(s)")
+    assert list(office.flags(desk).values()) == [set()] * 3
+    monkeypatch.setenv("HOLDFAST_IMAP_PASSWORD", "wrong-one")
+    with pytest.raises(BadInput, match="does not let the user"):
+        sources.look(office.imap())
+
+
 def test_a_mail_that_was_claimed_before_a_crash_is_taken_again(office: PostOffice, desk: str) -> None:
     here = Installation(office.imap())
     fill(office, desk, 3)

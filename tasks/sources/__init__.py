@@ -1,4 +1,4 @@
-"""Where cases come from: one file for each URL scheme, with poll(), canonical() and, where it may know, finish()."""
+"""Where cases come from: one file for each URL scheme, with poll(), canonical() and, if it can, finish() and look()."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ def canonical(url: str) -> str:
 def poll(url: str, known: Known) -> Iterator[Found]:
     """What is new in a source, oldest first."""
     found: Iterator[Found] = _source(url).poll(url, known)
+    return found
+
+
+def look(url: str) -> str:
+    """What a source says of itself when it is asked now, in a few words; '' where nobody has to be asked.
+
+    HoldfastError, which names the way out, if it can not be read.
+    """
+    source = _source(url)
+    found: str = source.look(url) if hasattr(source, "look") else ""
     return found
 
 

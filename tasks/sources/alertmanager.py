@@ -120,6 +120,16 @@ def poll(url: str, known: Known) -> Iterator[Found]:
             yield _note(name, one)
 
 
+def look(url: str) -> str:
+    """How many alerts it shows, and that the Prometheus beside it can be asked."""
+    place, prometheus = _places(url)
+    shown = sum(isinstance(one, Alert) for one in shown_by(place))
+    if prometheus is None:
+        return f"{shown} alert(s), no Prometheus beside it"
+    evaluated_by(prometheus, ())
+    return f"{shown} alert(s), {prometheus.shown} answers"
+
+
 def _remembered(name: str, value: JsonValue) -> Episode:
     try:
         return Episode.model_validate(value)

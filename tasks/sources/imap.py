@@ -90,6 +90,13 @@ def poll(url: str, known: Known) -> Iterator[Arrival | Unreadable | Note]:
                     yield parse(raw, marker, one.arrived)
 
 
+def look(url: str) -> str:
+    """How many mails lie there, and what the server can not do."""
+    with opened(read_folder(url), sign_in(ACCOUNT), to_write=False) as box:
+        number, lacks = len(box.search("ALL")), "" if box.counts_changes else ", no CONDSTORE"
+    return f"{number} mail(s){lacks}"
+
+
 def finish(url: str, markers: Sequence[str]) -> None:
     """Mark mails as read and done; those of a folder that was numbered anew are known by their Message-ID later."""
     with opened(read_folder(url), sign_in(ACCOUNT), to_write=True) as box:
