@@ -60,6 +60,7 @@ def test_all_pages_are_read_and_what_was_recorded_is_not_read_again(
 ) -> None:
     monkeypatch.setattr("tasks.sources.roundup.PAGE", 2)
     made = {issue for issue, _ in desk.do_all([{"by": ANN, "title": f"Q{n}", "text": "Hello"} for n in range(5)])}
+    assert sources.look(passing.url) == "at least 2 issue(s) that may wait"
     first = [one for one in read(passing.url) if isinstance(one, Arrival)]
     assert made <= {one.thread.removeprefix("issue") for one in first}
     assert len({one.key for one in first}) == len(first)

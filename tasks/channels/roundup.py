@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,16 +14,14 @@ from tasks import web
 from tasks.channels.message import DOMAIN, digest, one_line
 from tasks.errors import BadInput, NotSent, Refused
 from tasks.records import Effect, Receipt
+from tasks.tracker import WAY_OUT, call, user
 
 CAN_FIND = True
 # A message that exists and is in no issue has reached nobody, and is linked rather than made again. What was on its
 # way to be linked when its process died comes before us, then our ETag is old, or after us, then its own is.
 DEDUPES = True
 OPTIONS = ("assign", "status")
-WAY_OUT = "Write roundup+https://HOST/TRACKER as the tracker does; HOLDFAST_ROUNDUP_USER and _PASSWORD say who asks."
-SECONDS = 30.0  # for each answer
 TRIES = 6  # to link a message in an issue that others change at the same time
-LIMIT = 4 * 1024 * 1024  # bytes of one answer
 NAME = re.compile(r"[\w.@+-]{1,100}")
 TOKEN = re.compile(r"[\w-]{10,200}")
 
@@ -47,7 +44,7 @@ def _desk(url: str) -> web.Place:
 def check(url: str) -> None:
     """BadInput if the URL or the environment is wrong; the tracker itself is first asked when there is work for it."""
     _desk(url)
-    _user()
+    user()
 
 
 def find(url: str, key: str) -> Receipt | None:
@@ -77,7 +74,7 @@ def send(url: str, key: str, effect: Effect, sender: str) -> Receipt:
                 now, made = _read(desk, issue), _made(desk, key)
             if set(made) & set(now.messages):
                 return _receipt(desk, key)
-            answer = _call(desk, "PATCH", f"issue/{issue}", body=_change(desk, now, made[0]), etag=now.etag)
+            answer = call(desk, "PATCH", f"issue/{issue}", body=_change(desk, now, made[0]), etag=now.etag)
             if answer.status == 200:
                 return _receipt(desk, key)
             if answer.status >= 500:
@@ -118,7 +115,7 @@ def _make(desk: web.Place, name: str, effect: Effect, nosy: list[str]) -> str:
     """A message in no issue yet; until it is linked any failure means that nobody was told anything."""
     body = "".join(one if one >= " " or one in "\n\t" else " " for one in effect.body.replace("\r\n", "\n"))
     given: dict[str, JsonValue] = {
-        "author": _user(),
+        "author": user(),
         "messageid": name,
         "content": body.encode("utf-8", "replace").decode("utf-8"),
     }
@@ -166,22 +163,10 @@ def _read(desk: web.Place, issue: str) -> _Issue:
     return _Issue(answer.headers["ETag"], ours, readers, bool(said.get("assignedto")))
 
 
-def _user() -> str:
-    if not (user := os.environ.get("HOLDFAST_ROUNDUP_USER", "")):
-        raise BadInput(f"Nobody is named who could write in the tracker. {WAY_OUT}")
-    return user
-
-
-def _call(desk: web.Place, method: str, path: str, etag: str = "", **given: object) -> web.Answer:
-    headers = dict(desk.not_forged) | ({"If-Match": etag} if etag else {})
-    how = {"headers": headers, "limit": LIMIT, "seconds": SECONDS}
-    return web.exchange(desk, method, f"/rest/data/{path}", **how, **given)  # type: ignore[arg-type]
-
-
 def _safely(desk: web.Place, method: str, path: str, **asked: object) -> web.Answer:
     """Ask what reaches nobody, however it ends."""
     try:
-        return _call(desk, method, path, **asked)  # type: ignore[arg-type]
+        return call(desk, method, path, **asked)  # type: ignore[arg-type]
     except httpx.HTTPError as why:
         raise NotSent(
             f"The tracker {desk.base} can not be used: {why!r}. It is tried again; see that it runs."

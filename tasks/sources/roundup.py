@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,15 +16,13 @@ from tasks.errors import BadInput, HoldfastError, NotSent
 from tasks.records import Arrival, Note, Unreadable
 from tasks.sources import Known
 from tasks.sources.mail import ADDRESS, ROBOTS, TEXT_LIMIT, clean
+from tasks.tracker import LIMIT, WAY_OUT, call, user
 
 PAGE = 100  # issues read at once
 WALK = 20  # messages of an issue that are looked at, from the newest back
-SECONDS = 30.0  # for each answer
-LIMIT = 4 * 1024 * 1024  # bytes of one answer: a longer message is a log somebody pasted
 TRIES = 5  # to mark an issue that others change at the same time
 WAITING = "unread,chatting"  # what the classic tracker calls an issue in which somebody may wait for an answer
 OPTIONS = ("status", "mark")
-WAY_OUT = "Write roundup+https://HOST/TRACKER as the tracker does; HOLDFAST_ROUNDUP_USER and _PASSWORD say who asks."
 SINCE = "since"
 OVERLAP = timedelta(minutes=10)  # a change is seen later than its own time says, by what its transaction takes
 DATE = "%Y-%m-%d.%H:%M:%S"
@@ -145,7 +142,7 @@ class _Reader:
 
     def __init__(self, desk: web.Place) -> None:
         self._desk, self._people = desk, dict[str, _Person]()
-        mine = _data(desk, _get(desk, f"user/{_user()}", {"@fields": "username"}))
+        mine = _data(desk, _get(desk, f"user/{user()}", {"@fields": "username"}))
         self._mine = str(mine.get("id"))
 
     def read(self, issue: _Issue) -> Arrival | None:
@@ -217,15 +214,9 @@ def _shape(why: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in why.errors()[:3])
 
 
-def _user() -> str:
-    if not (user := os.environ.get("HOLDFAST_ROUNDUP_USER", "")):
-        raise BadInput(f"Nobody is named who could ask the tracker. {WAY_OUT}")
-    return user
-
-
 def _get(desk: web.Place, path: str, asked: dict[str, str]) -> web.Answer:
     try:
-        answer = _exchange(desk, "GET", path, params=asked)
+        answer = call(desk, "GET", path, params=asked)
     except (NotSent, httpx.HTTPError) as why:
         said = str(why) or type(why).__name__
         raise BadInput(f"The tracker {desk.base} can not be read now: {said}. The next tick asks again.") from why
@@ -238,12 +229,6 @@ def _get(desk: web.Place, path: str, asked: dict[str, str]) -> web.Answer:
     return answer
 
 
-def _exchange(desk: web.Place, method: str, path: str, etag: str = "", **given: object) -> web.Answer:
-    headers = dict(desk.not_forged) | ({"If-Match": etag} if etag else {})
-    how = {"headers": headers, "limit": LIMIT, "seconds": SECONDS}
-    return web.exchange(desk, method, f"/rest/data/{path}", **how, **given)  # type: ignore[arg-type]
-
-
 def _data(desk: web.Place, answer: web.Answer) -> dict[str, JsonValue]:
     found = answer.said.get("data") if isinstance(answer.said, dict) else None
     if answer.status != 200 or not isinstance(found, dict):
@@ -252,6 +237,12 @@ def _data(desk: web.Place, answer: web.Answer) -> dict[str, JsonValue]:
             "has it, with options that the tracker knows."
         )
     return found
+
+
+def look(url: str) -> str:
+    """Whether some customer waits there, as far as its first page says."""
+    first: list[JsonValue] = next(_pages(_desk(url), ""), [])
+    return f"{'at least ' if len(first) == PAGE else ''}{len(first)} issue(s) that may wait"
 
 
 def finish(url: str, markers: Sequence[str]) -> None:
@@ -279,7 +270,7 @@ def _mark(desk: web.Place, issue: str, message: str, keyword: str) -> None:
             return
         change: JsonValue = {"keyword": [*(now.keyword or ()), keyword]}
         try:
-            changed = _exchange(desk, "PATCH", f"issue/{issue}", answer.headers.get("ETag", ""), body=change)
+            changed = call(desk, "PATCH", f"issue/{issue}", answer.headers.get("ETag", ""), body=change)
         except httpx.HTTPError as why:
             raise HoldfastError(f"The tracker {desk.base} does not say whether it marked issue{issue}.") from why
         if changed.status in (200, 404):
