@@ -128,7 +128,7 @@ def counted(week: int, truth: dict[str, str], threshold: float, state: str) -> T
     return the_ledger().read_now("count the week", read)
 
 
-def play(year: HalfYear, folder: Path, clock: Clock, target: float | None, budget: int) -> list[Told]:
+def play(year: HalfYear, folder: Path, clock: Clock, target: float | None, sure: float, budget: int) -> list[Told]:
     """Half a year; without a target there is no review."""
     truth: dict[str, str] = {}
     found, last = [], week_of(clock._real())
@@ -147,7 +147,8 @@ def play(year: HalfYear, folder: Path, clock: Clock, target: float | None, budge
             # On Monday it asks people, on Tuesday it counts what they said and changes what it may.
             for day, change in ((0, False), (1, True)):
                 clock.stand_at(begins(week + 1) + day * 86_400 + 3_600)
-                given: dict[str, Any] = dict(since=since, until=until, audits=budget, target=target, change=change)
+                given: dict[str, Any] = dict(since=since, until=until, audits=budget, target=target)
+                given |= dict(sure=sure, change=change)
                 with patch.object(reviewing, "knowledge_of", lambda _: known()):
                     state = asyncio.run(review(AGENT, **given, return_state=True)).name or ""
                 people_answer(truth)
@@ -204,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Half a year of a support desk, with and without its review.")
     parser.add_argument("--data", type=Path, required=True, help="The folder with banking77/ and clinc150/.")
     parser.add_argument("--target", type=float, default=0.08)
+    parser.add_argument("--sure", type=float, default=0.95, help="With which a threshold keeps the target.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--audits", type=int, default=150, help="Cases a week that people are asked about.")
     parser.add_argument("--drift", action="store_true", help="20 of the 77 intents come up in week 8 and later only.")
@@ -226,7 +228,7 @@ def main() -> None:
                     continue
                 out.print(f"\n[bold]{name}[/bold]")
                 with house(year, api) as folder:
-                    found[name] = play(year, folder, clock, target, given.audits)
+                    found[name] = play(year, folder, clock, target, given.sure, given.audits)
     columns = (
         "seed",
         "wrong of acted in week 1",
@@ -247,7 +249,7 @@ def main() -> None:
     if given.json:
         kept = {name: [one._asdict() for one in weeks] for name, weeks in found.items()}
         given.json.write_text(
-            json.dumps({"seed": given.seed, "target": given.target, "vectors": recipe(), "weeks": kept}) + "\n"
+            json.dumps(vars(given) | {"data": "", "json": "", "vectors": recipe(), "weeks": kept}) + "\n"
         )
         points = [
             Point(str(number), one.wrong / max(one.acted, 1), 0.0, 0.0)
