@@ -54,7 +54,7 @@ def story(c: Connection, case: int) -> list[Line]:
         name = step.step.rpartition(".")[2]
         told.append(Line(step.at, f"  step {name} ran in {step.seconds:.2f} s and was stored (attempt {step.fence})"))
     for effect in c.execute(select(effects).where(effects.c.case == case)).all():
-        why = f" by {effect.channel}" + (f": {effect.why}" if effect.why else "")
+        why = f" (through {effect.channel})" + (f": {effect.why}" if effect.why else "")
         told.append(Line(effect.at, f"  effect {effect.kind} is {effect.state}", why))
     told += [_said(one) for one in words_of(c, case)]
     came = c.execute(select(outcomes).where(outcomes.c.case == case).order_by(outcomes.c.id)).all()
