@@ -29,14 +29,14 @@ def recipe() -> str:
     if os.environ.get(SWITCH, "off") != "on":
         return ""
     try:
-        return f"+{PACKAGE} {_version()}"
+        return f"+{PACKAGE} {_version(PACKAGE)}"
     except PackageNotFoundError as why:
         raise BadInput(f"{SWITCH} is on, but {PACKAGE} is missing: `pip install '.[meaning]'`, or unset it.") from why
 
 
 @lru_cache(maxsize=1)  # it is asked for with every text, and reads a file
-def _version() -> str:
-    return version(PACKAGE)
+def _version(package: str) -> str:
+    return version(package)
 
 
 @lru_cache(maxsize=1)
