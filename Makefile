@@ -55,7 +55,7 @@ simulate: setup
 # Half a year of real tickets with and without the review; README says where DATA comes from. DRIFT=1: new intents in week 8.
 review-sim: setup
 	$(BIN)/python -m tests.half_year --data $(DATA) --target $(or $(TARGET),0.08) --seed $(or $(SEED),1) \
-		$(if $(DRIFT),--drift) $(if $(JSON),--json $(JSON))
+		$(if $(SURE),--sure $(SURE)) $(if $(DRIFT),--drift) $(if $(JSON),--json $(JSON))
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -199,13 +199,19 @@ def test_what_is_inhibited_is_no_case_until_it_outlives_that(rig: Alerting, desk
     assert [one.subject.partition(":")[0] for one in desk.new()] == ["LinkDown"]
 
 
+def fridge_down(rig: Alerting, desk: Desk) -> tuple[dict[str, Any], Arrival]:
+    """An alert that fires, and its case."""
+    rig.push('down{what="Fridge"} 1')
+    (shown,) = rig.firing("Fridge")
+    (one,) = desk.new()
+    return shown, one
+
+
 @pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 def test_a_silence_of_ours_speaks_against_itself_only_if_a_person_ends_it_while_the_alert_fires(
     rig: Alerting, desk: Desk
 ) -> None:
-    rig.push('down{what="Fridge"} 1')
-    (shown,) = rig.firing("Fridge")
-    (one,) = desk.new()
+    shown, one = fridge_down(rig, desk)
     conclude(desk.ledger, 1, "silence")
     rig.expire(rig.silence(by="ann", **shown["labels"]))
     assert desk.told() == []
@@ -227,9 +233,7 @@ def test_a_silence_of_ours_speaks_against_itself_only_if_a_person_ends_it_while_
 def test_an_alert_that_outlasts_our_silence_is_looked_into_once_more_and_speaks_against_it(
     rig: Alerting, desk: Desk
 ) -> None:
-    rig.push('down{what="Fridge"} 1')
-    (shown,) = rig.firing("Fridge")
-    (one,) = desk.new()
+    shown, one = fridge_down(rig, desk)
     theirs = rig.silence(by="ann", minutes=0.02, **shown["labels"])
     wait_for(lambda: state_of(rig, theirs) == "expired", 60, "the end of a person's silence")
     assert desk.new() == []

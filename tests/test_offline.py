@@ -150,6 +150,12 @@ def test_the_same_text_never_gets_two_answers(learnt: Memory) -> None:
         assert learnt.decide(text) == learnt.decide(text) == again.decide(text)
 
 
+def test_a_text_among_many_is_not_read_otherwise_than_alone(learnt: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline, "AT_ONCE", 7)
+    texts = ["", *HELD_OUT, "?!", *STRANGERS]
+    assert learnt.decide_all(texts) == [learnt.decide(one) for one in texts]
+
+
 def test_another_process_does_not_read_the_same_text_differently(learnt: Memory) -> None:
     asked = list(HELD_OUT)[:6] + STRANGERS[:2]
     code = (
