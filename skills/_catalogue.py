@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
+import inspect
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ def describe(name: str) -> str:
         from tasks.instructions import read_instructions
 
         return read_instructions(path).description
-    source = path if path.is_file() else path / "__init__.py"
-    return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or name
+    # Not parsed: two threads that do it at once can make either fail in Python 3.11 (gh-106905).
+    return inspect.cleandoc(importlib.import_module(f"skills.{name}").__doc__ or name)
 
 
 def versions(name: str) -> dict[str, SkillFlow]:

@@ -70,6 +70,11 @@ def test_only_one_file_imports_anthropic() -> None:
     assert [name(path) for path in SOURCES if "anthropic" in imported(path)] == ["tasks/claude.py"]
 
 
+def test_no_run_parses_python_beside_other_threads() -> None:
+    """Two threads at it make either fail with a SystemError in Python 3.11 before 3.11.8 (gh-106905)."""
+    assert not [name(path) for path in SOURCES if "ast" in imported(path)]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_every_module_says_in_one_sentence_what_it_is_and_stays_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
