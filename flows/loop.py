@@ -160,6 +160,7 @@ async def _work(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease, polle
     if agent.approvals:
         for said in await ledger.write("see what nobody spoke of", lambda c: run_out(c, agent.name)):
             log.warning(said)
+    await _hear(ledger, agent)  # before the work: what was wrong last time counts at once
     chosen = agent.skills[0] if len(agent.skills) == 1 else DECIDE
     while waiting := await ledger.read("see what is undecided", lambda c: undecided(c, agent.name, CHUNK)):
         await ledger.write("decide", partial(decide, ids=[one.id for one in waiting], skill=chosen))
@@ -186,8 +187,7 @@ async def _work(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease, polle
                 await works.with_options(flow_run_name=named)(cases=ids)
     worked = len({case for case, _ in tried})
     await submit(ledger, agent.name, lease, log)
-    if await ledger.read("see what signals wait", lambda c: to_hear(c, agent.source)):
-        await ledger.write("hear signals", lambda c: hear(c, agent.source))
+    await _hear(ledger, agent)
     if not dry_run:
         await _finish(ledger, agent, log)
     left = await ledger.read("count what is left", lambda c: counts(c, agent.name))
@@ -203,6 +203,11 @@ async def _work(ledger: Ledger, agent: Agent, dry_run: bool, lease: Lease, polle
         if agent.approvals:
             await show_waiting(agent, await ledger.read("see what waits", lambda c: what_waits(c, agent.name)))
     return Completed(message=summary)
+
+
+async def _hear(ledger: Ledger, agent: Agent) -> None:
+    if await ledger.read("see what signals wait", lambda c: to_hear(c, agent.source)):
+        await ledger.write("hear signals", lambda c: hear(c, agent.source))
 
 
 async def _shown_to_shadows(ledger: Ledger, agent: Agent) -> bool:

@@ -5,65 +5,29 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import update
 
 from flows.loop import agent_loop
-from tasks.ledger.database import Ledger
 from tasks.ledger.tables import cases, effects, steps
 from tasks.ledger.verdicts import say
-from tasks.records import Agent, Signal
+from tasks.records import Agent
 from tests import forked
 from tests.alerting import Alerting, alerting_in
 from tests.conftest import free_port, wait_for
 from tests.incidents import RULES, RUN, Desk, cited, environment, episode, remember
-from tests.sink import Sink, sink_in
-from tests.valve import valve_before, wait_until_posted
+from tests.triaging import SQLITE, desk, sink
 
-# One for each test that may silence it: Alertmanager remembers what became quiet, and what a person ended.
-SERVICES = ("reports", "pictures", "exports", "imports", "thumbs", "films")
-SQLITE = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)  # where no row decides
+__all__ = ["desk", "sink"]
 
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
     folder = tmp_path_factory.mktemp("rig")
-    remember(folder, SERVICES)
+    remember(folder, ("films",))
     with alerting_in(folder, RULES) as found:
         yield found
-
-
-@pytest.fixture
-def sink(tmp_path: Path) -> Iterator[Sink]:
-    with sink_in(tmp_path / "sink") as found:
-        yield found
-
-
-@pytest.fixture
-def desk(
-    ledger: Ledger,
-    sink: Sink,
-    rig: Alerting,
-    tmp_path: Path,
-    prefect_server: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Desk]:
-    for name, value in environment(ledger.url, prefect_server, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    out = {"page": sink.url("page"), "note": sink.url("note")}
-    out |= {"silence": f"alertmanager://127.0.0.1:{rig.alertmanager.port}"}
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        yield Desk(ledger, sink, tmp_path, prefect_server, out, rig.source)
-
-
-def quiet(rig: Alerting, service: str) -> list[dict[str, Any]]:
-    """Active silences of a service."""
-    active = [one for one in rig.silences() if one["status"]["state"] == "active"]
-    return [one for one in active if any(m["value"] == service for m in one["matchers"])]
 
 
 @SQLITE
@@ -82,45 +46,6 @@ def test_a_person_is_called_for_what_never_happened_before_and_is_told_why(desk:
     (page,) = desk.pages()
     assert "QueueBacklog mail" in page["body"] and "Start the workers again." in page["body"]
     assert not desk.notes()
-
-
-@SQLITE
-def test_what_came_and_went_by_itself_is_silenced_alone_and_for_a_while(desk: Desk, rig: Alerting) -> None:
-    rig.push(*(f'cpu_busy_ratio{{service="{one}"}} 0.97' for one in ("reports", "films")))
-    rig.firing("BusyCpu", 2)
-    desk.enter(episode("BusyCpu", "warning", service="reports"))
-    (outcome,) = desk.work()
-    assert (outcome.kind, outcome.answer) == ("acted", "silence"), outcome
-    assert "4 times before it ended" in cited(outcome)["prometheus/earlier"]
-    states = {one["labels"]["service"]: one["status"]["state"] for one in rig.firing("BusyCpu", 2)}
-    wait_for(
-        lambda: (
-            {one["labels"]["service"]: one["status"]["state"] for one in rig.firing("BusyCpu", 2)}
-            == {"reports": "suppressed", "films": "active"}
-        ),
-        60,
-        f"the silence of one: {states}",
-    )
-    assert not desk.pages() and not desk.notes()
-
-
-@SQLITE  # one Alertmanager remembers what the other database's episode came to
-def test_what_a_person_un_silenced_is_not_silenced_again(desk: Desk, rig: Alerting) -> None:
-    rig.push('cpu_busy_ratio{service="pictures"} 0.97')
-    rig.firing("BusyCpu", 1)
-    first = episode("BusyCpu", "warning", service="pictures")
-    desk.enter(first)
-    desk.work()
-    (mine,) = quiet(rig, "pictures")
-    rig.expire(mine["id"])
-    desk.follow(episode("BusyCpu", "warning", number=2, service="pictures"))
-    outcome = desk.work(2)[-1]
-    assert outcome.answer != "silence" and "spoke against" in cited(outcome)["ledger/history"]
-    assert not quiet(rig, "pictures")
-    # The same from the ledger alone, when Alertmanager has long forgotten it.
-    said = Signal(key=first.key, what="un-silenced", right=False, at=first.arrived)
-    desk.follow(said, episode("BusyCpu", "warning", number=3, service="pictures"))
-    assert desk.work(3)[-1].answer != "silence"
 
 
 @SQLITE
@@ -219,36 +144,6 @@ def test_a_kill_between_a_page_and_its_answer_calls_nobody_twice(desk: Desk, rig
     (outcome,) = desk.work()
     assert outcome.answer == "page" and len(desk.pages()) == 1
     assert len(desk.sink.requests("page")) == 2, "the receiver was not asked again"
-
-
-@SQLITE  # as above
-def test_a_kill_between_a_silence_and_its_answer_makes_no_second(desk: Desk, rig: Alerting) -> None:
-    rig.push('cpu_busy_ratio{service="exports"} 0.97')
-    rig.firing("BusyCpu", 1)
-    with valve_before(rig.alertmanager.url) as valve:
-        desk.effects["silence"] = f"alertmanager://{valve.address}"
-        desk.enter(episode("BusyCpu", "warning", service="exports"))
-        valve.closed = True
-        run = forked.start("1", code=RUN, env=environment(desk.ledger.url, desk.prefect, desk.home))
-        wait_until_posted(valve)
-        run.kill()
-        run.wait()
-        valve.closed = False
-        (outcome,) = desk.work()
-    assert outcome.answer == "silence"
-    assert len(quiet(rig, "exports")) == 1
-    assert desk.look(effects.c.state) == ["confirmed"]
-
-
-@SQLITE
-def test_a_refused_silence_calls_a_person_and_stays_refused(desk: Desk, rig: Alerting) -> None:
-    rig.push('cpu_busy_ratio{service="imports"} 0.97')
-    rig.firing("BusyCpu", 1)
-    desk.effects["silence"] = desk.sink.url("status/403")
-    desk.enter(episode("BusyCpu", "warning", service="imports"))
-    (outcome,) = desk.work()
-    assert (outcome.kind, outcome.answer) == ("handed_over", "page") and "was refused" in outcome.note
-    assert len(desk.pages()) == 1
 
 
 def test_two_processes_at_once_call_a_person_once(desk: Desk, rig: Alerting) -> None:
