@@ -130,12 +130,13 @@ def test_who_may_not_see_addresses_is_told_so_before_anybody_is_left_without_an_
 def test_a_tracker_that_is_not_there_or_lets_nobody_in_says_what_to_do(
     desk: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(BadInput, match="can not be read now"):
-        read(f"roundup://127.0.0.1:{free_port()}/desk")
-    with pytest.raises(BadInput, match="options that the tracker knows"):
-        read(f"{desk.url}?status=no-such-status")
+    for call in (read, sources.look):  # at a tick, and by `doctor`
+        with pytest.raises(BadInput, match="can not be read now"):
+            call(f"roundup://127.0.0.1:{free_port()}/desk")
+        with pytest.raises(BadInput, match="options that the tracker knows"):
+            call(f"{desk.url}?status=no-such-status")
     monkeypatch.delenv("HOLDFAST_ROUNDUP_PASSWORD")
-    for call in (read, channels.check):
+    for call in (read, sources.look, channels.check):
         with pytest.raises(BadInput, match="HOLDFAST_ROUNDUP_PASSWORD"):
             call(desk.url)
 
@@ -186,8 +187,9 @@ def test_a_settled_issue_gets_its_mark_once_and_not_while_its_customer_waits_aga
 
 
 def test_a_mark_that_the_tracker_does_not_have_says_so(desk: Tracker) -> None:
-    with pytest.raises(BadInput, match="no keyword 'none'"):
-        sources.finish(f"{desk.url}?mark=none", ["issue1/msg1"])
+    for call in (lambda url: sources.finish(url, ["issue1/msg1"]), sources.look):
+        with pytest.raises(BadInput, match="no keyword 'none'"):
+            call(f"{desk.url}?mark=none")
 
 
 def test_a_tracker_that_wants_a_rest_gets_it_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

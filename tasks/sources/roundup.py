@@ -240,8 +240,11 @@ def _data(desk: web.Place, answer: web.Answer) -> dict[str, JsonValue]:
 
 
 def look(url: str) -> str:
-    """Whether some customer waits there, as far as its first page says."""
-    first: list[JsonValue] = next(_pages(_desk(url), ""), [])
+    """Whether some customer waits there, as far as its first page says, and that it has the mark of the URL."""
+    desk = _desk(url)
+    first: list[JsonValue] = next(_pages(desk, ""), [])
+    if mark := desk.options.get("mark"):
+        _keyword(desk, mark)
     return f"{'at least ' if len(first) == PAGE else ''}{len(first)} issue(s) that may wait"
 
 
@@ -250,13 +253,19 @@ def finish(url: str, markers: Sequence[str]) -> None:
     desk = _desk(url)
     if not (mark := desk.options.get("mark")):
         return
-    found = _data(desk, _get(desk, "keyword", {"name:": mark})).get("collection")
-    ids = [str(one["id"]) for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    if not ids:
-        raise BadInput(f"The tracker {desk.base} has no keyword {mark!r}. Make it, or leave mark= out of the URL.")
+    keyword = _keyword(desk, mark)
     for marker in markers:
         if named := MARKER.fullmatch(marker):
-            _mark(desk, named[1], named[2], ids[0])
+            _mark(desk, named[1], named[2], keyword)
+
+
+def _keyword(desk: web.Place, name: str) -> str:
+    """Its number; BadInput if the tracker does not have it."""
+    found = _data(desk, _get(desk, "keyword", {"name:": name})).get("collection")
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict):
+            return str(one["id"])
+    raise BadInput(f"The tracker {desk.base} has no keyword {name!r}. Make it, or leave mark= out of the URL.")
 
 
 def _mark(desk: web.Place, issue: str, message: str, keyword: str) -> None:
