@@ -32,9 +32,10 @@ def play(kept: Path, *words: str) -> dict[str, Any]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("db", SQLITE_AND_POSTGRES)
 def test_a_kill_at_any_doorway_repeats_nothing_and_loses_nothing(tmp_path: Path, db: str) -> None:
-    words = ("--level", "each", "--db", db, "--jobs", "2", "--seed", "7")
+    of = 1 if db == "sqlite" else 2  # every other one: `make chaos DB=postgres` takes all
+    words = ("--level", "each", "--db", db, "--jobs", "2", "--seed", "7", "--shard", f"1/{of}")
     found = play(tmp_path / "figures", *words, "--n", str(EVERY_DOORWAY))
-    assert found["each"]["scenarios"] >= len(CATALOGUE) and found["kills"] >= len(CATALOGUE)
+    assert found["each"]["scenarios"] >= len(CATALOGUE) // of and found["kills"] >= len(CATALOGUE) // of
     assert not any(found[name] for name in ("duplicates", "lost", "steps_run_again", "calls_paid_twice"))
     assert found["unknown"] > 0, "mail servers can not be asked, so some effects must have been in doubt"
     if db == "sqlite":
