@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Annotated
 
 import httpx
 import typer
 
 from deployments.console import WHO, fail, out
+from deployments.enter import server
 from tasks.ledger import the_ledger
 from tasks.ledger.agents import resume as start_again
 from tasks.ledger.agents import switch_effects
 
 app = typer.Typer()
-LOCAL = "http://127.0.0.1:4200/api"
 
 
 @app.command()
@@ -39,7 +38,7 @@ def resume(agent: str) -> None:
 @app.command()
 def ring(agent: str) -> None:
     """Start a tick of an agent at once; one more follows if one is at work."""
-    api = os.environ.setdefault("PREFECT_API_URL", LOCAL)  # without one Prefect would start a server of its own
+    api = server()
     from tasks.ring import ring as ring_at
 
     try:

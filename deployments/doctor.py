@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 from sqlalchemy import Connection, Row, func, select
 
+from deployments.enter import server
 from deployments.supervisor import POOL
 from tasks import channels, sources
 from tasks.errors import WAITS, HoldfastError, LedgerLost
@@ -164,7 +165,7 @@ def _stuck(c: Connection) -> list[Finding]:
 
 
 def _prefect() -> list[Finding]:
-    api = os.environ.get("PREFECT_API_URL") or "http://127.0.0.1:4200/api"
+    api = server()
     try:
         answer = httpx.get(f"{api}/health", timeout=3)
         answer.raise_for_status()
@@ -175,11 +176,10 @@ def _prefect() -> list[Finding]:
         apart = abs((datetime.now(UTC) - parsedate_to_datetime(said)).total_seconds())
         remedy = "Set both clocks by NTP: schedules and times in the UI are off." if apart > 30 else ""
         found.append(Finding(f"clocks are {apart:.0f} s apart", remedy))
-    return found + asyncio.run(_pool(api))
+    return found + asyncio.run(_pool())
 
 
-async def _pool(api: str) -> list[Finding]:
-    os.environ["PREFECT_API_URL"] = api
+async def _pool() -> list[Finding]:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 

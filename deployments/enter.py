@@ -16,6 +16,26 @@ from tasks.home import PROJECT, home
 
 RECORD = "entered.json"
 ROOMS = ("flows", "skills")  # where flows get their parameters from
+LOCAL = "http://127.0.0.1:4200/api"
+
+
+def server() -> str:
+    """The API that commands talk to: PREFECT_API_URL, else the server of this folder's `up`.
+
+    It is put into the environment: without any, Prefect would start a server of its own.
+    """
+    return os.environ.setdefault("PREFECT_API_URL", str(_record().get("at") or LOCAL))
+
+
+def server_that_answers() -> str:
+    """The same; BadInput if nobody is there."""
+    api = server()
+    try:
+        httpx.get(f"{api}/health", timeout=10)
+    except httpx.HTTPError as why:
+        remedy = "Run `up`, or set PREFECT_API_URL."
+        raise BadInput(f"Prefect's server at {api} does not answer ({why}). {remedy}") from why
+    return api
 
 
 def enter_deployments(env: dict[str, str] | None = None) -> None:
@@ -36,12 +56,17 @@ def enter_what_changed(env: dict[str, str]) -> None:
     What was changed in the UI meanwhile then stays.
     """
     api = env["PREFECT_API_URL"]
-    try:
-        record = json.loads((home() / RECORD).read_text())
-    except (OSError, ValueError):
-        record = {}
-    if not _digest() or record != {"digest": _digest(), "at": api} or not _all_there(api):
+    if not _digest() or _record() != {"digest": _digest(), "at": api} or not _all_there(api):
         enter_deployments(env)
+
+
+def _record() -> dict[str, object]:
+    """What was entered last, and where."""
+    try:
+        found = json.loads((home() / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _digest() -> str:

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments import enter
 from deployments.pool import make_pool
 from tests.conftest import PROJECT
-from tests.servers import prefect_server_in
+from tests.servers import free_port, prefect_server_in
 
 
 @pytest.fixture
@@ -52,6 +52,20 @@ def test_a_change_made_in_the_ui_survives_a_restart_and_a_change_of_the_files_do
     httpx.delete(f"{api}/deployments/{found['id']}").raise_for_status()
     enter.enter_what_changed(env)
     assert support(api)["id"] != found["id"], "an agent that was deleted did not come back"
+
+
+def test_a_deploy_from_another_terminal_reaches_the_server_of_up_and_never_one_of_its_own(api: str) -> None:
+    bare = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    enter.enter_deployments({**bare, "PREFECT_API_URL": api})
+    before = support(api)
+    httpx.delete(f"{api}/deployments/{before['id']}").raise_for_status()
+    deploy = [sys.executable, "-m", "deployments", "deploy"]
+    subprocess.run(deploy, env=bare, cwd=PROJECT, capture_output=True, timeout=110, check=True)
+    assert support(api)["parameters"] == before["parameters"]
+
+    nowhere = {**bare, "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
+    done = subprocess.run(deploy, env=nowhere, cwd=PROJECT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 1 and "does not answer" in done.stdout and "Run `up`" in done.stdout
 
 
 def test_a_server_that_plans_no_heartbeat_is_named_by_doctor(api: str) -> None:
