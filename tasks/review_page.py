@@ -92,7 +92,9 @@ def markdown(
         ),
         *([_steps(found)] if found.steps else []),
         "## Can the confidence be believed?",
-        inline(drawn["confidence and truth"], "confidence and truth"),
+        inline(drawn["confidence and truth"], "confidence and truth")
+        if any(share.value is not None for _, share in found.reliability)
+        else "Nobody has looked at a case yet.",
         "## How this was counted",
         _counted(found),
     ]
@@ -161,11 +163,11 @@ def _summary(total: Line, target: float) -> str:
             else "within what chance allows."
         )
     )
-    saved = f"{total.hours_saved:.0f} hours of people's time saved, at {MINUTES:.0f} minutes for each right case"
+    saved = f"; {total.hours_saved:.0f} hours of people's time saved (assumed: {MINUTES:.0f} minutes a right case)"
     return (
         f"**Wrong of what it acted on: {percent(total.wrong)}.** {kept} It acted on {total.coverage.value or 0:.0%} of "
-        f"{total.outcomes:,} cases and handed {total.escalation.value or 0:.0%} over; {saved} (assumed). Models cost "
-        f"{total.usd:.2f} USD."
+        f"{total.outcomes:,} cases and handed {total.escalation.value or 0:.0%} over"
+        f"{'' if total.wrong.value is None else saved}. Models cost {total.usd:.2f} USD."
     )
 
 
