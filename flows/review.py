@@ -41,7 +41,7 @@ async def review(
     audits: int = Field(default=50, ge=10, le=5000, description="Cases a week that people are asked to look at."),
     target: float = Field(default=0.05, gt=0, lt=1, description="At most this share of what it acts on may be wrong."),
     sure: float = Field(
-        default=0.95, ge=0.5, lt=1, description="The probability with which a threshold that it sets keeps the target."
+        default=0.9, ge=0.5, lt=1, description="The probability with which a threshold that it sets keeps the target."
     ),
     change: bool = Field(
         default=False, description="Move thresholds, learn, lay down rules, promote and roll back; or only say so."
