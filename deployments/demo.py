@@ -20,6 +20,7 @@ from deployments.only_one import only_one
 from deployments.supervisor import House, free_port, stopping
 from deployments.tally import Tally, outgoing, tally
 from deployments.tickets import deliver, tickets
+from deployments.unended import under_way
 from tasks.errors import BadInput
 from tasks.home import PROJECT
 
@@ -98,7 +99,7 @@ def _play(house: House, folder: Path, seed: int, asked: list[int]) -> Tally:
                 looked = time.monotonic()
                 for said in house.look():
                     progress.console.print(said, soft_wrap=True)
-                if mails >= count and asyncio.run(_idle()):
+                if mails >= count and not asyncio.run(under_way()):
                     break
             time.sleep(0.002 if not killed else 0.05)
     return asyncio.run(tally(folder, killed > 0, round(recovered - killed, 2) if recovered else None))
@@ -122,16 +123,6 @@ def _at_work() -> int | None:
     from tasks.ledger.agents import at_work
 
     return the_ledger().read_now("find the tick's process", lambda c: at_work(c, AGENT))
-
-
-async def _idle() -> bool:
-    """Whether no run is on its way any more."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter
-
-    states = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
-    async with get_client() as client:
-        return not await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"state": states}), limit=1)
 
 
 def _asked() -> Asked:

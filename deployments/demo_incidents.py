@@ -24,7 +24,7 @@ from rich.table import Table
 from deployments import doorbell
 from deployments.alerting import Alerting
 from deployments.episodes import NEVER, Episode, history, rules
-from deployments.incident_house import AGENT, began_after, confirmed_silences, go_live, idle, runs_left, ticks_since
+from deployments.incident_house import AGENT, began_after, confirmed_silences, go_live, idle, ticks_since
 from deployments.incident_kill import Killer
 from deployments.incident_tally import Tally, tally
 from deployments.invented import invented
@@ -32,6 +32,7 @@ from deployments.metrics import Metrics
 from deployments.only_one import only_one
 from deployments.programs import programs
 from deployments.supervisor import Child, House, free_port, stopping
+from deployments.unended import runs_left
 from tasks.errors import BadInput, HoldfastError, LedgerLost
 from tasks.home import PROJECT, home
 

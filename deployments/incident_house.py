@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deployments.alerting import Alerting
+from deployments.unended import UNENDED
 from tasks.errors import BadInput
 
 AGENT = "incidents"
 DEPLOYMENT = f"agent-loop/{AGENT}"
 HEARTBEAT_SECONDS = 30.0  # Alertmanager rings; this is for what no ring tells of
-END_SECONDS = 60.0  # for what is still on its way at the end
 NEEDED = ("recover",)  # the only other deployment that goes by a schedule here
-UNENDED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
 
 
 async def go_live(alerting: Alerting, pager: str) -> None:
@@ -76,20 +73,6 @@ async def began_after(at: float) -> float | None:
     """When the first tick began after that."""
     began = [one.start_time.timestamp() for one in await runs(since=at) if one.start_time]
     return min(began, default=None)
-
-
-async def runs_left() -> int:
-    """Runs of any kind that do not end, of which each gets its time: the heartbeat goes on."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter
-
-    unended, until = FlowRunFilter.model_validate({"state": UNENDED}), time.monotonic() + END_SECONDS
-    async with get_client() as client:
-        first = {one.id for one in await client.read_flow_runs(flow_run_filter=unended, limit=200)}
-        while first and time.monotonic() < until:
-            await asyncio.sleep(1)
-            first &= {one.id for one in await client.read_flow_runs(flow_run_filter=unended, limit=200)}
-    return len(first)
 
 
 def confirmed_silences() -> set[str]:

@@ -11,6 +11,8 @@ from email.utils import parseaddr
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deployments.unended import runs_left
+
 SENT, HANDED = "sent", "handover"
 HANDED_FROM = re.compile(r"^Case \d+ from (\S+), arrived")
 
@@ -68,7 +70,8 @@ async def tally(home: Path, killed: bool, recovery: float | None) -> Tally:
     answered = Counter(_answers(path) for path in _mails(home / SENT))
     handed = Counter(_answers(path) for path in _mails(home / HANDED))
     both = answered + handed
-    again, replayed, left = await _from_prefect()
+    left = await runs_left()
+    again, replayed = await _from_prefect()
     wrong = [f"{ticket}: {count} mails went out for it" for ticket, count in both.items() if count > 1]
     wrong += [f"{ticket}: no answer and no hand-over" for ticket in inbox if not both[ticket]]
     wrong += [f"{mail or 'a mail'}: answers no ticket" for mail in both if mail not in inbox]
@@ -91,12 +94,10 @@ async def tally(home: Path, killed: bool, recovery: float | None) -> Tally:
     )
 
 
-async def _from_prefect() -> tuple[dict[str, int], int, int]:
-    """Steps that finished more than once, how many were served from the ledger, and runs that never ended."""
+async def _from_prefect() -> tuple[dict[str, int], int]:
+    """Steps that finished more than once, and how many were served from the ledger."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter
 
-    unended = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}})
     async with get_client() as client:
         before: list[Any] = []
         while True:  # task runs reach the server as events, a little later than the mails reach the folder
@@ -107,7 +108,6 @@ async def _from_prefect() -> tuple[dict[str, int], int, int]:
                 break
             before = runs
             await asyncio.sleep(2.5)
-        left = len(await client.read_flow_runs(flow_run_filter=unended, limit=200))
     finished = Counter(run.name for run in runs if run.state_name == "Completed")
     replayed = sum(1 for run in runs if run.state_name == "Cached")
-    return {name: count for name, count in finished.items() if count > 1}, replayed, left
+    return {name: count for name, count in finished.items() if count > 1}, replayed

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,15 +17,17 @@ from tests.conftest import PROJECT
 from tests.servers import free_port, prefect_server_in
 
 
-@pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
-    # As if its own libraries were at odds, which has happened: heartbeats that nobody misses until work lies there.
-    monkeypatch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "false")
-    (tmp_path / "prefect").mkdir()
-    with prefect_server_in(tmp_path / "prefect") as url, temporary_settings({PREFECT_API_URL: url}):
-        make_pool("agents", None)
-        yield url
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOLDFAST_HOME", str(home))
+        # As if its own libraries were at odds, which has happened: heartbeats that nobody misses until work lies there.
+        patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "false")
+        (home / "prefect").mkdir()
+        with prefect_server_in(home / "prefect") as url, temporary_settings({PREFECT_API_URL: url}):
+            make_pool("agents", None)
+            yield url
 
 
 def support(api: str) -> dict[str, object]:
@@ -35,7 +36,7 @@ def support(api: str) -> dict[str, object]:
 
 
 def test_a_change_made_in_the_ui_survives_a_restart_and_a_change_of_the_files_does_not_wait(
-    api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = {**os.environ, "PREFECT_API_URL": api}
     enter.enter_what_changed(env)
@@ -56,7 +57,7 @@ def test_a_change_made_in_the_ui_survives_a_restart_and_a_change_of_the_files_do
 
 def test_a_deploy_from_another_terminal_reaches_the_server_of_up_and_never_one_of_its_own(api: str) -> None:
     bare = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    enter.enter_deployments({**bare, "PREFECT_API_URL": api})
+    enter.enter_what_changed({**bare, "PREFECT_API_URL": api})
     before = support(api)
     httpx.delete(f"{api}/deployments/{before['id']}").raise_for_status()
     deploy = [sys.executable, "-m", "deployments", "deploy"]
@@ -70,7 +71,7 @@ def test_a_deploy_from_another_terminal_reaches_the_server_of_up_and_never_one_o
 
 def test_a_server_that_plans_no_heartbeat_is_named_by_doctor(api: str) -> None:
     env = {**os.environ, "PREFECT_API_URL": api}
-    enter.enter_deployments(env)
+    enter.enter_what_changed(env)
     doctor = [sys.executable, "-m", "deployments", "doctor"]
     done = subprocess.run(doctor, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 1 and "no run of support is planned although its schedule is on" in done.stdout

@@ -54,6 +54,7 @@ def test_a_healthy_process_is_not_killed_for_an_effect_that_it_could_not_look_fo
         world = Chaos(3)
         try:
             world.start(0, "a tick")
+            world.works_until(0, "begin")
             world.works_until(0, "send reply of case 1")
             world.steps(0, 0, "no answer")
             world.works_until(0, "look for reply of case 1")
