@@ -83,10 +83,10 @@ def deploy(
     seconds: Annotated[float, typer.Option(help="How long cases in hand may take to be handed back.")] = 60.0,
 ) -> None:
     """Drain all agents, enter prefect.yaml's deployments, and let the agents start again."""
-    from deployments.enter import enter_deployments, server_that_answers
+    from deployments.enter import ask_server, enter_deployments
     from deployments.supervisor import wait_until_drained
 
-    server_that_answers()
+    ask_server()
     ledger = the_ledger()
     try:
         if not wait_until_drained(seconds):

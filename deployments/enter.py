@@ -20,22 +20,23 @@ LOCAL = "http://127.0.0.1:4200/api"
 
 
 def server() -> str:
-    """The API that commands talk to: PREFECT_API_URL, else the server of this folder's `up`.
+    """The API that commands talk to: PREFECT_API_URL, else where this folder's were entered last, as by `up`.
 
     It is put into the environment: without any, Prefect would start a server of its own.
     """
-    return os.environ.setdefault("PREFECT_API_URL", str(_record().get("at") or LOCAL))
+    api = os.environ.get("PREFECT_API_URL") or str(_record().get("at") or LOCAL)
+    os.environ["PREFECT_API_URL"] = api
+    return api
 
 
-def server_that_answers() -> str:
-    """The same; BadInput if nobody is there."""
+def ask_server() -> None:
+    """BadInput if nobody answers there."""
     api = server()
     try:
         httpx.get(f"{api}/health", timeout=10)
     except httpx.HTTPError as why:
         remedy = "Run `up`, or set PREFECT_API_URL."
         raise BadInput(f"Prefect's server at {api} does not answer ({why}). {remedy}") from why
-    return api
 
 
 def enter_deployments(env: dict[str, str] | None = None) -> None:
