@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -67,6 +68,12 @@ def test_a_deploy_from_another_terminal_reaches_the_server_of_up_and_never_one_o
     nowhere = {**bare, "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
     done = subprocess.run(deploy, env=nowhere, cwd=PROJECT, capture_output=True, text=True, timeout=110)
     assert done.returncode == 1 and "does not answer" in done.stdout and "Run `up`" in done.stdout
+
+
+def test_an_empty_address_of_a_server_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    assert enter.server() == enter.LOCAL == os.environ["PREFECT_API_URL"]
 
 
 def test_a_server_that_plans_no_heartbeat_is_named_by_doctor(api: str) -> None:
