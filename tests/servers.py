@@ -45,6 +45,17 @@ def wait_for(condition: Callable[[], T], seconds: float, what: str) -> T:
     raise TimeoutError(f"{what} did not happen within {seconds} s")
 
 
+def ask_prefect(api: str, how: str, path: str, **options: Any) -> Any:
+    """What Prefect's server answers in the end: while a service of its own holds SQLite's lock it says 503."""
+
+    def answered() -> httpx.Response | None:
+        answer = httpx.request(how, f"{api}{path}", timeout=20, **options)
+        return None if answer.status_code == 503 else answer.raise_for_status()
+
+    answer = wait_for(answered, 60, f"an answer of Prefect's server to {how} {path}")
+    return answer.json() if answer.content else None
+
+
 def with_tables(home: Path) -> Path:
     """Give a Prefect server that is to live here its tables: to make them takes longer than all else of its start.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
-import httpx
 import pytest
 from prefect import flow
 from sqlalchemy import update
@@ -22,6 +21,7 @@ from tasks.records import Agent, Approval, Effect
 from tasks.report import show_waiting
 from tasks.waiting import exactly
 from tests.paging import FIRST, paging
+from tests.servers import ask_prefect
 from tests.watching import Here, here, later
 
 __all__ = ["here", "later"]
@@ -92,7 +92,7 @@ def test_the_form_decides_once_and_its_list_holds_words_only_where_they_may_be_s
     watch = here(approvals={"page": {"show": show}})
 
     def listed() -> str:
-        found = httpx.get(f"{prefect_server}/artifacts/waiting-desk/latest").raise_for_status().json()
+        found = ask_prefect(prefect_server, "GET", "/artifacts/waiting-desk/latest")
         return str(found["data"])
 
     def fill_in(decision: Literal["permit", "deny"], **more: Any) -> str:

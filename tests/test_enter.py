@@ -8,14 +8,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import enter
 from deployments.pool import make_pool
 from tests.conftest import PROJECT
-from tests.servers import free_port, prefect_server_in
+from tests.servers import ask_prefect, free_port, prefect_server_in
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def support(api: str) -> dict[str, object]:
-    found: dict[str, object] = httpx.get(f"{api}/deployments/name/agent-loop/support").raise_for_status().json()
+    found: dict[str, object] = ask_prefect(api, "GET", "/deployments/name/agent-loop/support")
     return found
 
 
@@ -43,7 +42,7 @@ def test_a_change_made_in_the_ui_survives_a_restart_and_a_change_of_the_files_do
     enter.enter_what_changed(env)
     found = support(api)
     parameters = {**found["parameters"], "dry_run": False}  # type: ignore[dict-item]
-    httpx.patch(f"{api}/deployments/{found['id']}", json={"parameters": parameters}).raise_for_status()
+    ask_prefect(api, "PATCH", f"/deployments/{found['id']}", json={"parameters": parameters})
     enter.enter_what_changed(env)
     assert support(api)["parameters"] == parameters, "a restart overwrote what was set in the UI"
 
@@ -51,7 +50,7 @@ def test_a_change_made_in_the_ui_survives_a_restart_and_a_change_of_the_files_do
     monkeypatch.setattr(enter, "_digest", lambda: f"other than {digest}")
     enter.enter_what_changed(env)
     assert support(api)["parameters"] == found["parameters"], "a changed prefect.yaml was not entered"
-    httpx.delete(f"{api}/deployments/{found['id']}").raise_for_status()
+    ask_prefect(api, "DELETE", f"/deployments/{found['id']}")
     enter.enter_what_changed(env)
     assert support(api)["id"] != found["id"], "an agent that was deleted did not come back"
 
@@ -60,7 +59,7 @@ def test_a_deploy_from_another_terminal_reaches_the_server_of_up_and_never_one_o
     bare = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     enter.enter_what_changed({**bare, "PREFECT_API_URL": api})
     before = support(api)
-    httpx.delete(f"{api}/deployments/{before['id']}").raise_for_status()
+    ask_prefect(api, "DELETE", f"/deployments/{before['id']}")
     deploy = [sys.executable, "-m", "deployments", "deploy"]
     subprocess.run(deploy, env=bare, cwd=PROJECT, capture_output=True, timeout=110, check=True)
     assert support(api)["parameters"] == before["parameters"]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import Connection, func, select, text
@@ -31,7 +30,7 @@ from tasks.ledger.thresholds import threshold_of
 from tasks.ledger.verdicts import say
 from tests import forked
 from tests.audited import history, people_say
-from tests.servers import wait_for
+from tests.servers import ask_prefect, wait_for
 
 KILLS = int(os.environ.get("KILLS", "12"))
 
@@ -60,20 +59,22 @@ def drawn(ledger: Ledger) -> list[tuple[int, str, float]]:
 
 def artifact(api: str, key: str) -> str:
     """The newest of its key."""
-    return str(httpx.get(f"{api}/artifacts/{key}/latest").raise_for_status().json()["data"])
+    return str(ask_prefect(api, "GET", f"/artifacts/{key}/latest")["data"])
 
 
 @contextlib.contextmanager
 def deployed(api: str, *names: str) -> Iterator[dict[str, str]]:
     """Deployments that have forms, for as long as they are looked for. Their ids by name."""
     ids = {}
-    for name in names:
-        flow = httpx.post(f"{api}/flows/", json={"name": name}).raise_for_status().json()["id"]
-        made = httpx.post(f"{api}/deployments/", json={"name": name, "flow_id": flow}).raise_for_status().json()
-        ids[name] = made["id"]
-    yield ids
-    for made in ids.values():
-        httpx.delete(f"{api}/deployments/{made}").raise_for_status()
+    try:
+        for name in names:
+            flow = ask_prefect(api, "POST", "/flows/", json={"name": name})["id"]
+            made = ask_prefect(api, "POST", "/deployments/", json={"name": name, "flow_id": flow})
+            ids[name] = made["id"]
+        yield ids
+    finally:
+        for made in ids.values():
+            ask_prefect(api, "DELETE", f"/deployments/{made}")
 
 
 @pytest.mark.timeout(180 + 3 * KILLS)

@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from markdown_it import MarkdownIt
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -22,6 +21,7 @@ from tasks.ledger.verdicts import say
 from tasks.links import literally
 from tasks.records import Evidence, Outcome, Policy
 from tests.conftest import arrival, fill
+from tests.servers import ask_prefect
 
 SECRET = "my card 4711"
 PLACES = ("key", "thread", "body", "reason", "attempt", "channel", "effect", "evidence", "note", "verdict", "journal")
@@ -54,7 +54,7 @@ def desk(ledger: Ledger, prefect_server: str, tmp_path: Path, monkeypatch: pytes
 
 
 def shown(api: str) -> str:
-    found = httpx.get(f"{api}/artifacts/case-1/latest").raise_for_status().json()
+    found = ask_prefect(api, "GET", "/artifacts/case-1/latest")
     return str(found["description"]) + str(found["data"])
 
 

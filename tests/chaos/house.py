@@ -8,29 +8,21 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
-
 from deployments.only_one import only_one
 from deployments.pool import make_pool
 from deployments.supervisor import POOL, House
 from tasks.home import PROJECT
-from tests.servers import wait_for
+from tests.servers import ask_prefect
 
 AGENT = "agent-loop/support"
 
 
 def go_live(api: str, changes: dict[str, object]) -> str:
     """Turn the rehearsal off before the first tick; the id of the deployment."""
-    found = httpx.get(f"{api}/deployments/name/{AGENT}").raise_for_status().json()
+    found = ask_prefect(api, "GET", f"/deployments/name/{AGENT}")
     parameters = {**found["parameters"], "dry_run": False}
     parameters["agent"] = {**parameters["agent"], **changes}
-
-    def taken() -> bool:
-        # A server that has just started answers 503 while its own services keep its database locked.
-        sent = httpx.patch(f"{api}/deployments/{found['id']}", json={"parameters": parameters}, timeout=20)
-        return sent.status_code != 503 and bool(sent.raise_for_status())
-
-    wait_for(taken, 60, "a server that takes the parameters")
+    ask_prefect(api, "PATCH", f"/deployments/{found['id']}", json={"parameters": parameters})
     return str(found["id"])
 
 

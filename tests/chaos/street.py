@@ -23,7 +23,7 @@ from deployments.tickets import tickets
 from tasks.home import PROJECT
 from tests.chaos.inbox import OWN
 from tests.chaos.witness import LOG
-from tests.servers import Postgres, free_port, wait_for, with_tables
+from tests.servers import Postgres, ask_prefect, free_port, wait_for, with_tables
 
 TICKETS = 12
 UNENDED = ["RUNNING", "PENDING", "CANCELLING"]
@@ -69,7 +69,7 @@ class Street:
             return "Up." in self.said.read_text()[heard_before:]
 
         wait_for(up, 180, "the house's start")
-        found = httpx.get(f"{self.api}/deployments/name/agent-loop/support").raise_for_status().json()
+        found = ask_prefect(self.api, "GET", "/deployments/name/agent-loop/support")
         self.deployment, self.parameters = found["id"], found["parameters"]
 
     def stop(self) -> None:
@@ -123,7 +123,7 @@ class Street:
     def unended(self) -> list[dict[str, Any]]:
         """Runs that Prefect shows as under way."""
         states = {"flow_runs": {"state": {"type": {"any_": UNENDED}}}}
-        return list(httpx.post(f"{self.api}/flow_runs/filter", json=states, timeout=20).raise_for_status().json())
+        return list(ask_prefect(self.api, "POST", "/flow_runs/filter", json=states))
 
     # What is done to it
 
