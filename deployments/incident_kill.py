@@ -29,7 +29,8 @@ class Killer:
 
     def __init__(self, seed: int, actionable: int) -> None:
         dice = random.Random(f"kill {seed}")
-        self.what, self._page = KINDS[(seed - 1) % len(KINDS)], dice.randint(1, max(1, actionable - 1))
+        # In the first half: after a late page there may be no more work to be killed in.
+        self.what, self._page = KINDS[(seed - 1) % len(KINDS)], dice.randint(1, max(1, actionable // 2))
         self._later, self._due = dice.uniform(0, LATER_SECONDS), 0.0
         self.started, self.at = 0.0, 0.0
 
